@@ -1,0 +1,99 @@
+"""Affine: y[n, m] = b[m] + sum over h, w, c of x[n, h, w, c] * w[h, w, c, m].
+
+n example, h, w, c place and channel in, m unit. Each worker owns rows of y or dx, or features of dw: nothing is added twice.
+Sums are cut into parts of at most DEPTH products, so that a panel of the weights stays in the second-level cache while all rows
+pass over it; the cut depends on the shapes alone, so every thread count adds in the same order.
+"""
+
+from nbnn.kernels.jit import Array1, Array2, Array3, Array4, inlined, kernel, step
+from nbnn.kernels.simd import lanes, pointer
+from nbnn.kernels.tile import ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
+
+DEPTH = 1024
+
+
+@inlined
+def _forward_columns(x, w, b, y, first, last, h, c0, depth, m, vectors):
+    """One panel of columns of y, one part of the sum: row h of the picture, channels c0 ... c0 + depth."""
+    xp = pointer(x) + (h * step(x, 1) + c0)
+    wp = pointer(w) + (h * step(w, 0) + c0 * step(w, 2) + m)
+    for i in range(first, last, ROWS):
+        from_x = places(i, last, 1, last, 0, 0, step(x, 0))
+        to_y = places(i, last, 1, last, 0, 0, step(y, 0))
+        if h == 0 and c0 == 0:
+            c = start_tile(pointer(b) + m, vectors)
+        else:
+            c = load_tile(pointer(y) + m, to_y, vectors)
+        c = multiply(xp, from_x, 0, step(x, 2), 1, wp, 0, step(w, 1), step(w, 2), 1, x.shape[2], depth, c)
+        store_tile(pointer(y) + m, to_y, c)
+
+
+@kernel(each="y", grain=ROWS, intensity=16)
+def affine_forward(x: Array4, w: Array4, b: Array1, y: Array2, first: int, last: int):
+    height, channels, units, width = x.shape[1], x.shape[3], y.shape[1], lanes(x)
+    for h in range(height):
+        for c0 in range(0, channels, DEPTH):
+            depth = min(DEPTH, channels - c0)
+            for m in range(0, units, 2 * width):
+                if units - m > width:
+                    _forward_columns(x, w, b, y, first, last, h, c0, depth, m, 2)
+                else:
+                    _forward_columns(x, w, b, y, first, last, h, c0, depth, m, 1)
+
+
+@inlined
+def _data_columns(dy, turned, dx, first, last, h, w, m0, depth, c, vectors):
+    bp = pointer(turned) + ((h * dx.shape[2] + w) * step(turned, 0) + m0 * step(turned, 1) + c)
+    for i in range(first, last, ROWS):
+        from_dy = places(i, last, 1, last, 0, 0, step(dy, 0))
+        to_dx = places(i, last, 1, last, 0, 0, step(dx, 0))
+        place = pointer(dx) + (h * step(dx, 1) + w * step(dx, 2) + c)
+        if m0 == 0:
+            t = zero_tile(place, vectors)
+        else:
+            t = load_tile(place, to_dx, vectors)
+        t = multiply(pointer(dy) + m0, from_dy, 0, 0, 1, bp, 0, 0, step(turned, 1), 1, 1, depth, t)
+        store_tile(place, to_dx, t)
+
+
+@kernel(each="dx", grain=ROWS, intensity=16)
+def affine_backward_data(dy: Array2, turned: Array3, dx: Array4, first: int, last: int):
+    """dx[n, h, w, c] = sum over m of dy[n, m] * turned[h * W + w, m, c]."""
+    units, channels, width = dy.shape[1], dx.shape[3], lanes(dx)
+    for m0 in range(0, units, DEPTH):
+        depth = min(DEPTH, units - m0)
+        for h in range(dx.shape[1]):
+            for w in range(dx.shape[2]):
+                for c in range(0, channels, 2 * width):
+                    if channels - c > width:
+                        _data_columns(dy, turned, dx, first, last, h, w, m0, depth, c, 2)
+                    else:
+                        _data_columns(dy, turned, dx, first, last, h, w, m0, depth, c, 1)
+
+
+@inlined
+def _weights_columns(x, dy, dw, first, last, n0, depth, m, vectors):
+    width, channels = x.shape[2], x.shape[3]
+    for i in range(first, last, ROWS):
+        from_x = places(i, last, width, channels, step(x, 1), step(x, 2), 1)
+        to_dw = places(i, last, width, channels, step(dw, 0), step(dw, 1), step(dw, 2))
+        if n0 == 0:
+            t = zero_tile(pointer(dw), vectors)
+        else:
+            t = load_tile(pointer(dw) + m, to_dw, vectors)
+        t = multiply(pointer(x) + n0 * step(x, 0), from_x, 0, 0, step(x, 0),
+                     pointer(dy) + (n0 * step(dy, 0) + m), 0, 0, step(dy, 0), 1, 1, depth, t)
+        store_tile(pointer(dw) + m, to_dw, t)
+
+
+@kernel(each="features", grain=ROWS, intensity=16)
+def affine_backward_weights(x: Array4, dy: Array2, features: Array1, dw: Array4, first: int, last: int):
+    """dw[h, w, c, m] = sum over n of x[n, h, w, c] * dy[n, m]. `features` only counts h * w * c."""
+    count, units, width = x.shape[0], dy.shape[1], lanes(x)
+    for n0 in range(0, count, DEPTH):
+        depth = min(DEPTH, count - n0)
+        for m in range(0, units, 2 * width):
+            if units - m > width:
+                _weights_columns(x, dy, dw, first, last, n0, depth, m, 2)
+            else:
+                _weights_columns(x, dy, dw, first, last, n0, depth, m, 1)

@@ -1,0 +1,126 @@
+"""Moves and sums that several ops share: layouts of weights, partial sums, gradients that meet.
+
+Where a row of channels is written, its whole last register is written; where sums are made, one worker owns each place and adds
+in the order of the slots or examples.
+"""
+
+from nbnn.kernels.jit import Array1, Array2, Array3, Array4, inlined, kernel, step
+from nbnn.kernels.simd import fill, lanes, load, peek, pointer, poke, store
+
+
+@inlined
+def row_length(x):
+    """Elements of one picture row of x, the room behind the channels included: rows of x are one run of memory."""
+    return x.shape[2] * step(x, 2)
+
+
+@kernel(each="w", axis=0)
+def copy_rows(w: Array4, y: Array4, first: int, last: int):
+    """y[h, v, c, m] = w[h, v, c, m]: the same numbers in another order of rows."""
+    for h in range(first, last):
+        for v in range(w.shape[1]):
+            for c in range(w.shape[2]):
+                to_y = pointer(y) + (h * step(y, 0) + v * step(y, 1) + c * step(y, 2))
+                from_w = pointer(w) + (h * step(w, 0) + v * step(w, 1) + c * step(w, 2))
+                for m in range(0, w.shape[3], lanes(w)):
+                    store(to_y, m, load(from_w, m))
+
+
+@kernel(each="turned", axis=1, grain=16)
+def turn(w: Array3, turned: Array3, first: int, last: int):
+    """turned[p, f, c] = w[p, c, f]: the weights as the multiply towards the input wants them."""
+    for p in range(w.shape[0]):
+        wp, tp = pointer(w) + p * step(w, 0), pointer(turned) + p * step(turned, 0)
+        for f0 in range(first, last, 16):  # blocks of 16 columns, so that a line of w is read once
+            for c in range(w.shape[1]):
+                for f in range(f0, min(f0 + 16, last)):
+                    poke(tp, f * step(turned, 1) + c, peek(wp, c * step(w, 1) + f))
+
+
+@kernel(each="total", grain=1024)
+def add_slots(partial: Array2, total: Array1, first: int, last: int):
+    """total[i] = sum over s of partial[s, i], in the order of s."""
+    for i in range(first, last, lanes(total)):
+        s = load(pointer(partial), i)
+        for slot in range(1, partial.shape[0]):
+            s = s + load(pointer(partial) + slot * step(partial, 0), i)
+        store(pointer(total), i, s)
+
+
+@kernel(each="x")
+def add_forward(a: Array4, x: Array4, y: Array4, first: int, last: int):
+    """y[n, i, j, c] = a[n, i, j, c] + x[n, i, j, c]."""
+    for n in range(first, last):
+        for i in range(x.shape[1]):
+            ap = pointer(a) + (n * step(a, 0) + i * step(a, 1))
+            xp = pointer(x) + (n * step(x, 0) + i * step(x, 1))
+            yp = pointer(y) + (n * step(y, 0) + i * step(y, 1))
+            for e in range(0, row_length(y), lanes(y)):
+                store(yp, e, load(ap, e) + load(xp, e))
+
+
+@kernel(each="x")
+def copy(x: Array4, y: Array4, first: int, last: int):
+    """y = x, for any channel offset in either: the pieces of Concat, the gradient of Add, Identity."""
+    for n in range(first, last):
+        for i in range(x.shape[1]):
+            for j in range(x.shape[2]):
+                xp = pointer(x) + (n * step(x, 0) + i * step(x, 1) + j * step(x, 2))
+                yp = pointer(y) + (n * step(y, 0) + i * step(y, 1) + j * step(y, 2))
+                for c in range(x.shape[3]):
+                    poke(yp, c, peek(xp, c))
+
+
+@kernel(each="x")
+def flatten_forward(x: Array4, y: Array4, first: int, last: int):
+    """y[n, 0, 0, (c*H + i)*W + j] = x[n, i, j, c]: the order in which people flatten pictures."""
+    height, width = x.shape[1], x.shape[2]
+    for n in range(first, last):
+        yp = pointer(y) + n * step(y, 0)
+        for i in range(height):
+            for j in range(width):
+                xp = pointer(x) + (n * step(x, 0) + i * step(x, 1) + j * step(x, 2))
+                for c in range(x.shape[3]):
+                    poke(yp, (c * height + i) * width + j, peek(xp, c))
+
+
+@kernel(each="dx")
+def flatten_backward(dy: Array4, dx: Array4, first: int, last: int):
+    """dx[n, i, j, c] = dy[n, 0, 0, (c*H + i)*W + j]."""
+    height, width = dx.shape[1], dx.shape[2]
+    for n in range(first, last):
+        yp = pointer(dy) + n * step(dy, 0)
+        for i in range(height):
+            for j in range(width):
+                xp = pointer(dx) + (n * step(dx, 0) + i * step(dx, 1) + j * step(dx, 2))
+                for c in range(dx.shape[3]):
+                    poke(xp, c, peek(yp, (c * height + i) * width + j))
+
+
+@kernel(each="dense", axis=2)
+def expand_groups(w: Array4, groups: int, dense: Array4, first: int, last: int):
+    """dense[u, v, c, f] = w[u, v, c - group of f * channels of a group, f] inside the group of f, else 0.
+
+    A grouped convolution runs as a dense one: simple and correct for any size of a group, `groups` times the work.
+    """
+    channels, filters = w.shape[2], w.shape[3] // groups
+    for u in range(w.shape[0]):
+        for v in range(w.shape[1]):
+            for c in range(first, last):
+                group = c // channels
+                row = pointer(dense) + (u * step(dense, 0) + v * step(dense, 1) + c * step(dense, 2))
+                for f in range(0, dense.shape[3], lanes(dense)):
+                    store(row, f, fill(dense, 0.0))
+                for f in range(group * filters, (group + 1) * filters):
+                    poke(row, f, w[u, v, c - group * channels, f])
+
+
+@kernel(each="dw", axis=2)
+def collect_groups(dense: Array4, groups: int, dw: Array4, first: int, last: int):
+    """dw[u, v, c, f] = dense[u, v, c + group of f * channels of a group, f]: the inverse of `expand_groups`."""
+    channels, filters = dw.shape[2], dw.shape[3] // groups
+    for u in range(dw.shape[0]):
+        for v in range(dw.shape[1]):
+            for c in range(first, last):
+                for f in range(dw.shape[3]):
+                    dw[u, v, c, f] = dense[u, v, c + (f // filters) * channels, f]

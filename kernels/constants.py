@@ -1,0 +1,22 @@
+"""Plain numbers that kernels, their references and the compiler agree on; importing them loads no Numba."""
+
+# sums over the flat arenas are kept per block, so that they are added in one order
+BLOCK = 4096
+
+# update rules, and the places of their settings
+RULES = ("sgd", "sgd_momentum", "sgd_nesterov_momentum", "rmsprop", "adam", "adamw", "lion")
+SGD, SGD_MOMENTUM, SGD_NESTEROV_MOMENTUM, RMSPROP, ADAM, ADAMW, LION = range(7)
+RATE, MOMENTUM, BETA2, EPS, DECAY, TIME = range(6)  # MOMENTUM is mu, d or b1
+SETTINGS = 6
+
+# dtypes that `gather` reads
+CODES = {"uint8": 0, "float32": 1, "float64": 2}
+
+# the hash of dropout: (shift, factor) rounds, found by Chris Wellons for their low bias
+MIX = ((16, 0x7FEB352D), (15, 0x846CA68B), (16, None))
+GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: steps through the keys without repeating
+KEY_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None))
+
+# gelu
+GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
+GELU_CUBE = 0.044715

@@ -1,0 +1,52 @@
+"""What the text of a compiled step imports: the kernels by name, jitted in one dtype, or their references.
+
+    from nbnn.kernels.engine import float32 as kernels
+    conv_forward, relu_forward = kernels("conv_forward", "relu_forward")
+    allow_threads, compiled, view = kernels.tools
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+class Reference:
+    """The NumPy functions, called as they are: a step on them can be followed in a debugger."""
+
+    def __call__(self, *names: str) -> list[Callable]:
+        from nbnn.kernels import reference
+
+        return [getattr(reference, name) for name in names]
+
+    @property
+    def tools(self) -> tuple[Callable, Callable, Callable]:
+        return (lambda threads: None), (lambda function: function), _view
+
+
+class Jitted:
+    """Launches of the jitted kernels, for use inside a jitted function."""
+
+    def __init__(self, dtype: str):
+        self.dtype = dtype
+
+    def __call__(self, *names: str) -> list[Callable]:
+        from nbnn.kernels import names as all_names
+        from nbnn.kernels.jit import start_engine
+
+        start_engine()
+        kernels = all_names()
+        return [kernels[name].bind(self.dtype) for name in names]
+
+    @property
+    def tools(self) -> tuple[Callable, Callable, Callable]:
+        from nbnn.kernels.jit import allow_threads, compiled, view
+
+        return allow_threads, compiled, view
+
+
+def _view(arena: np.ndarray, start: int, shape: tuple, strides: tuple) -> np.ndarray:
+    """The array of that shape and those strides (in elements) which begins at arena[start]."""
+    return np.lib.stride_tricks.as_strided(arena[start:], shape, [s * arena.itemsize for s in strides])
+
+
+reference, float32, float64 = Reference(), Jitted("float32"), Jitted("float64")

@@ -1,0 +1,269 @@
+"""How a loop becomes a kernel: one decorator, one set of Numba options, one way to run over all cores.
+
+    @kernel(each="y")                                       # one item of work per y[n]
+    def relu_forward(x: Array4, y: Array4, first: int, last: int): ...
+
+A kernel is one jitted body that handles the items first .. last - 1. It is compiled once for each dtype, alone, and kept on
+disk. From Python it is called without first and last: `relu_forward(x, y)`. In a compiled step the same words are a *launch*:
+the arguments are put into one block of memory, and either the body is called here for all items, or `_launch`, the only
+parallel function there is, shares the items among the threads and calls the body in each. So a new graph compiles a
+straight list of launches and no loop, which is why it compiles in a second or two.
+
+How many threads there are decides who handles an item, never what is computed for it: every item writes only its own part.
+"""
+
+import inspect
+
+import numba
+from llvmlite import binding, ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.core.extending import intrinsic
+
+from nbnn import cache
+
+# Never nnan or ninf: a NaN must survive. And not reassoc: Numba lays these flags on every instruction of a kernel, and the order
+# of additions is ours; exp even rounds by adding and subtracting a constant, which reassoc would cancel.
+FASTMATH = {"contract", "nsz"}
+OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
+# Bytes of all arrays times `intensity`: below this a launch over all cores costs more than it saves. Measured: a launch
+# takes 2-5 us, in which one core moves about 64 KiB.
+SERIAL_BELOW = 1 << 17
+
+
+class _Real:
+    """An array of the model's dtype with any strides."""
+
+    def __init__(self, ndim):
+        self.ndim = ndim
+
+    def numba_type(self, real):
+        return types.Array(real, self.ndim, "A")
+
+
+class _Fixed:
+    """An argument that has the same type in every dtype."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def numba_type(self, real):
+        return self.kind
+
+
+Array1, Array2, Array3, Array4, Array5 = (_Real(ndim) for ndim in (1, 2, 3, 4, 5))
+Ints = _Fixed(types.Array(types.int64, 1, "A"))
+Doubles = _Fixed(types.Array(types.float64, 1, "A"))
+_PLAIN = {int: _Fixed(types.int64), float: _Fixed(types.float64)}
+_SHARE = ("first", "last", "worker")  # what the launch supplies
+
+
+def inlined(function):
+    """A helper that kernels call: jitted with the one set of options, compiled into each kernel that uses it."""
+    return njit(**OPTIONS)(function)
+
+
+@inlined
+def step(x, axis):
+    """The stride of an axis in elements."""
+    return x.strides[axis] // x.itemsize
+
+
+def compiled(function):
+    """Make one function of a generated step: compiled at its first call and kept on disk beside its source."""
+    return njit(cache=True, **OPTIONS)(function)
+
+
+class Kernel:
+    """A loop with a name, one compiled body per dtype, and the argument that counts its items."""
+
+    def __init__(self, function, each, axis, grain, intensity):
+        self.name = function.__name__
+        self.function = function
+        self.each, self.axis = each, axis
+        self.grain = grain
+        self.intensity = intensity
+        self.__doc__ = function.__doc__
+        whole = inspect.signature(function)
+        self.parameters = [p for p in whole.parameters.values() if p.name not in _SHARE]
+        self.wants_worker = "worker" in whole.parameters
+        self.__signature__ = whole.replace(parameters=self.parameters)
+        self._bodies = {}
+
+    def types(self, dtype):
+        """The Numba types of the arguments, without the share."""
+        real = types.Float(str(dtype))
+        return tuple(_PLAIN.get(p.annotation, p.annotation).numba_type(real) for p in self.parameters)
+
+    def body(self, dtype):
+        """The compiled body for "float32" or "float64": compiled or read from disk at first use."""
+        if dtype not in self._bodies:
+            share = (types.int64,) * (3 if self.wants_worker else 2)
+            with cache.numba_folder():
+                self._bodies[dtype] = njit(types.void(*self.types(dtype), *share), cache=True, **OPTIONS)(self.function)
+        return self._bodies[dtype]
+
+    def __call__(self, *args, **kwargs):
+        """Run over all items in this thread."""
+        bound = inspect.signature(self).bind(*args, **kwargs)
+        dtype = next(a.dtype for p, a in zip(self.parameters, bound.args, strict=True) if isinstance(p.annotation, _Real))
+        items = bound.arguments[self.each].shape[self.axis]
+        self.body(str(dtype))(*bound.args, *((0, items, 0) if self.wants_worker else (0, items)))
+
+    def symbol(self, dtype):
+        """The name under which compiled steps find the body."""
+        body = self.body(dtype)
+        (compiled,) = body.overloads.values()
+        name = f"nbnn.{self.name}.{dtype}"
+        binding.add_symbol(name, compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+        return name
+
+    def bind(self, dtype):
+        """The function that a compiled step calls: a launch of this kernel in that dtype."""
+        symbol = self.symbol(dtype)
+        wanted = self.types(dtype)
+
+        def launch(typing, *args):
+            def emit(context, builder, sig, args):
+                _emit_launch(context, builder, self, symbol, sig.args, args)
+                return context.get_dummy_value()
+            return types.void(*wanted), emit
+        launch.__name__ = self.name
+        words = [inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                 *(p.replace(annotation=inspect.Parameter.empty) for p in self.parameters)]
+        launch.__signature__ = inspect.Signature(words)  # Numba reads the number of arguments there
+        return intrinsic(launch)
+
+
+def kernel(each, axis=0, grain=1, intensity=1):
+    """Make a kernel of a loop over the items of the argument `each` along `axis`; threads get multiples of `grain` items.
+
+    `intensity` is roughly the arithmetic per byte: it moves the size from which threads pay.
+    """
+    return lambda function: Kernel(function, each, axis, grain, intensity)
+
+
+# ---- the launch, as seen by LLVM
+
+_I64, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
+_RUN = ir.FunctionType(ir.VoidType(), [_BYTES, _I64, _I64, _I64])  # arguments, first, last, worker
+
+
+def _emit_launch(context, builder, kernel, symbol, kinds, values):
+    block_type = ir.LiteralStructType([context.get_value_type(k) for k in kinds])
+    run = _runner(context, builder.module, kernel, symbol, kinds, block_type)
+    block = cgutils.alloca_once(builder, block_type)
+    size = _I64(0)
+    for position, (kind, value) in enumerate(zip(kinds, values, strict=True)):
+        builder.store(value, cgutils.gep_inbounds(builder, block, 0, position))
+        if isinstance(kind, types.Array):
+            array = context.make_array(kind)(context, builder, value)
+            size = builder.add(size, builder.mul(array.nitems, array.itemsize))
+            if kernel.parameters[position].name == kernel.each:
+                items = builder.extract_value(array.shape, kernel.axis)
+    block = builder.bitcast(block, _BYTES)
+    threads = builder.load(_threads(builder.module))
+    large = builder.icmp_signed(">=", builder.mul(size, _I64(kernel.intensity)), _I64(SERIAL_BELOW))
+    several = builder.icmp_signed(">", items, _I64(kernel.grain))
+    shared = builder.and_(builder.and_(large, several), builder.icmp_signed(">", threads, _I64(1)))
+    with builder.if_else(shared) as (parallel, serial):
+        with parallel:
+            kind = context.call_conv.get_function_type(types.void, (types.int64,) * 5)
+            launch = cgutils.get_or_insert_function(builder.module, kind, "nbnn.launch")
+            addresses = [builder.ptrtoint(p, _I64) for p in (run, block)]
+            context.call_conv.call_function(builder, launch, types.void, (types.int64,) * 5,
+                                            [*addresses, items, _I64(kernel.grain), threads])
+        with serial:
+            builder.call(run, [block, _I64(0), items, _I64(0)])
+
+
+def _runner(context, module, kernel, symbol, kinds, block_type):
+    """run(block, first, last, worker): take the arguments out of the block and call the compiled body."""
+    name = f"run.{symbol}"
+    if name in module.globals:
+        return module.globals[name]
+    share = (types.int64,) * (3 if kernel.wants_worker else 2)
+    body_type = context.call_conv.get_function_type(types.void, (*kinds, *share))
+    body = cgutils.get_or_insert_function(module, body_type, symbol)
+    run = ir.Function(module, _RUN, name)
+    run.linkage = "linkonce_odr"
+    builder = ir.IRBuilder(run.append_basic_block())
+    block = builder.bitcast(run.args[0], block_type.as_pointer())
+    values = [builder.load(cgutils.gep_inbounds(builder, block, 0, i)) for i in range(len(kinds))]
+    context.call_conv.call_function(builder, body, types.void, (*kinds, *share), [*values, *run.args[1:1 + len(share)]])
+    builder.ret_void()
+    return run
+
+
+def _threads(module):
+    """The variable, one per compiled step, that says whether launches may use threads."""
+    name = "nbnn.threads"
+    if name not in module.globals:
+        variable = ir.GlobalVariable(module, _I64, name)
+        variable.linkage = "linkonce_odr"
+        variable.initializer = _I64(1)
+    return module.globals[name]
+
+
+@intrinsic
+def allow_threads(typing, threads):
+    """Say at the head of a compiled step how many threads its launches may use; with 1 none of them touches another."""
+    def emit(context, builder, sig, args):
+        builder.store(args[0], _threads(builder.module))
+        return context.get_dummy_value()
+    return types.void(types.int64), emit
+
+
+@intrinsic
+def _run(typing, function, block, first, last, worker):
+    def emit(context, builder, sig, args):
+        builder.call(builder.inttoptr(args[0], _RUN.as_pointer()), [builder.inttoptr(args[1], _BYTES), *args[2:]])
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 5), emit
+
+
+def _launch(function, block, items, grain, threads):
+    grains = (items + grain - 1) // grain
+    workers = min(threads, grains)
+    for worker in prange(workers):
+        first = (worker * grains // workers) * grain
+        last = min(((worker + 1) * grains // workers) * grain, items)
+        _run(function, block, first, last, worker)
+
+
+def start_engine():
+    """Compile or load the parallel launch and give it its name; once per process, before a step is loaded."""
+    if "launch" not in _engine:
+        with cache.numba_folder():
+            launch = njit(types.void(*[types.int64] * 5), cache=True, parallel=True, **OPTIONS)(_launch)
+        (compiled,) = launch.overloads.values()
+        launch(0, 0, 0, 1, 1)  # nothing to do: it only makes Numba choose its threading layer
+        binding.add_symbol("nbnn.launch", compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+        _engine["launch"] = launch
+
+
+_engine: dict = {}
+
+
+def launches_share_state() -> bool:
+    """Whether two threads must not launch at the same time: Numba's workqueue layer would abort the process."""
+    return bool(_engine) and numba.threading_layer() == "workqueue"
+
+
+# ---- arrays inside a compiled step
+
+@intrinsic
+def view(typing, arena, start, shape, strides):
+    """The array of that shape and those strides (in elements) which begins at arena[start]."""
+    kind = types.Array(arena.dtype, len(shape), "A")
+
+    def emit(context, builder, sig, args):
+        source = context.make_array(sig.args[0])(context, builder, args[0])
+        array = context.make_array(kind)(context, builder)
+        size = source.itemsize
+        strides = [builder.mul(s, size) for s in cgutils.unpack_tuple(builder, args[3])]
+        context.populate_array(array, data=builder.gep(source.data, [args[1]]),
+                               shape=cgutils.unpack_tuple(builder, args[2]), strides=strides, itemsize=size, meminfo=None)
+        return array._getvalue()
+    dims = types.UniTuple(types.int64, len(shape))
+    return kind(arena, types.int64, dims, dims), emit

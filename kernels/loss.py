@@ -1,0 +1,104 @@
+"""Losses of one example each, and the gradient of their mean: losses[n] and dx[n, k] = d(mean of losses) / d x[n, k].
+
+    softmax   losses[n] = log(sum over k of exp(x[n, k])) - sum over k of t[k] * x[n, k],  t = (1 - s) * [k is the label] + s / K
+    svm       losses[n] = sum over k, k not the label, of max(0, x[n, k] - x[n, label] + 1)
+    mse       losses[n] = mean over k of (x[n, k] - target[n, k])**2
+
+n example, k class, s the label smoothing. Each worker owns examples. Labels have been checked before they come here. Scores are
+shifted by their largest, so that nothing overflows and the loss stays finite where the right class has probability 0.
+"""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.extending import intrinsic
+
+from nbnn.kernels.jit import Array2, Doubles, Ints, inlined, kernel, step
+from nbnn.kernels.simd import Mask, exp, fill, lanes, load, peek, pointer, poke, select, store, total
+
+
+@intrinsic
+def lane_between(typing, like, first, last):
+    """A mask of the lanes first <= lane < last."""
+    kind = Mask(like.dtype)
+
+    def emit(context, builder, sig, args):
+        mask = ir.Constant(ir.VectorType(ir.IntType(1), kind.lanes), ir.Undefined)
+        for lane in range(kind.lanes):
+            inside = builder.and_(builder.icmp_signed("<=", args[1], ir.IntType(64)(lane)),
+                                  builder.icmp_signed(">", args[2], ir.IntType(64)(lane)))
+            mask = builder.insert_element(mask, inside, ir.IntType(32)(lane))
+        return mask
+    return kind(like, types.int64, types.int64), emit
+
+
+@kernel(each="x", intensity=8)
+def softmax_loss(x: Array2, labels: Ints, smoothing: float, losses: Doubles, dx: Array2, first: int, last: int):
+    classes, width = x.shape[1], lanes(x)
+    for n in range(first, last):
+        xn, dxn = pointer(x) + n * step(x, 0), pointer(dx) + n * step(dx, 0)
+        largest, sum_x = peek(xn, 0), 0.0
+        for k in range(classes):
+            value = peek(xn, k)
+            sum_x += value
+            if value > largest:
+                largest = value
+        sums = fill(x, 0.0)
+        for k in range(0, classes, width):
+            e = select(lane_between(x, 0, classes - k), exp(load(xn, k) - largest), fill(x, 0.0))
+            sums = sums + e
+            store(dxn, k, e)
+        s = total(sums)
+        y = labels[n]
+        shifted = (1.0 - smoothing) * (peek(xn, y) - largest) + smoothing * (sum_x / classes - largest)
+        losses[n] = math.log(s) - shifted
+        scale, share = 1.0 / (s * x.shape[0]), smoothing / classes / x.shape[0]
+        for k in range(0, classes, width):
+            p = load(dxn, k) * scale - share
+            store(dxn, k, select(lane_between(x, 0, classes - k), p, fill(x, 0.0)))
+        poke(dxn, y, peek(dxn, y) - (1.0 - smoothing) / x.shape[0])
+
+
+@kernel(each="x", intensity=4)
+def svm_loss(x: Array2, labels: Ints, losses: Doubles, dx: Array2, first: int, last: int):
+    classes, width = x.shape[1], lanes(x)
+    for n in range(first, last):
+        xn, dxn = pointer(x) + n * step(x, 0), pointer(dx) + n * step(dx, 0)
+        y = labels[n]
+        right = peek(xn, y)
+        sums, counts, zero, one = fill(x, 0.0), fill(x, 0.0), fill(x, 0.0), fill(x, 1.0)
+        for k in range(0, classes, width):
+            others = lane_between(x, 0, classes - k) & ~lane_between(x, y - k, y - k + 1)
+            margin = load(xn, k) - right + 1.0
+            sums = sums + select(others & ~(margin <= zero), margin, zero)  # a NaN margin stays in the sum
+            hit = select(others & (margin > zero), one, zero)
+            counts = counts + hit
+            store(dxn, k, hit / x.shape[0])
+        losses[n] = total(sums)
+        poke(dxn, y, -total(counts) / x.shape[0])
+
+
+@kernel(each="x", intensity=2)
+def mse_loss(x: Array2, target: Array2, losses: Doubles, dx: Array2, first: int, last: int):
+    classes, width = x.shape[1], lanes(x)
+    for n in range(first, last):
+        sums = fill(x, 0.0)
+        for k in range(0, classes, width):
+            inside = lane_between(x, 0, classes - k)
+            d = load(pointer(x), n * step(x, 0) + k) - load(pointer(target), n * step(target, 0) + k)
+            d = select(inside, d, fill(x, 0.0))
+            sums = sums + d * d
+            store(pointer(dx), n * step(dx, 0) + k, d * (2.0 / (classes * x.shape[0])))
+        losses[n] = total(sums) / classes
+
+
+@kernel(each="out")
+def add_total(values: Doubles, factor: float, out: Doubles, first: int, last: int):
+    """out[0] += factor * sum of values, in their order."""
+    for k in range(first, last):
+        s = 0.0
+        for i in range(values.shape[0]):
+            s += values[i]
+        out[k] += factor * s

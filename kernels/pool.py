@@ -1,0 +1,130 @@
+"""Pooling over windows of u, v < size: max, mean, and the mean of the whole picture.
+
+    max   y[n, i, j, c] = max over u, v of x[n, i*stride + u - pad, j*stride + v - pad, c]; places in the padding do not count
+    mean  y[n, i, j, c] = sum over the same places / size**2; places in the padding count as zeros
+
+Each worker owns whole examples of y, or of dx. A tie goes to the first maximum in reading order; a NaN is a maximum.
+"""
+
+from nbnn.kernels.jit import Array4, inlined, kernel, step
+from nbnn.kernels.simd import fill, is_nan, lanes, load, pointer, select, store
+
+
+@inlined
+def clear(dx, n):
+    """dx[n] = 0, the room behind the channels included."""
+    for i in range(dx.shape[1]):
+        for j in range(dx.shape[2]):
+            place = pointer(dx) + (n * step(dx, 0) + i * step(dx, 1) + j * step(dx, 2))
+            for c in range(0, dx.shape[3], lanes(dx)):
+                store(place, c, fill(dx, 0.0))
+
+
+@inlined
+def _window(place, stride, pad, size, length):
+    """The part of the window of output place `place` that lies inside the picture: first and last + 1."""
+    start = place * stride - pad
+    return max(start, 0), min(start + size, length)
+
+
+@kernel(each="x", intensity=2)
+def max_pool_forward(x: Array4, size: int, stride: int, pad: int, y: Array4, first: int, last: int):
+    for n in range(first, last):
+        xn, yn = pointer(x) + n * step(x, 0), pointer(y) + n * step(y, 0)
+        for i in range(y.shape[1]):
+            top, bottom = _window(i, stride, pad, size, x.shape[1])
+            for j in range(y.shape[2]):
+                left, right = _window(j, stride, pad, size, x.shape[2])
+                for c in range(0, y.shape[3], lanes(y)):
+                    best = load(xn, top * step(x, 1) + left * step(x, 2) + c)
+                    for u in range(top, bottom):
+                        for v in range(left, right):
+                            value = load(xn, u * step(x, 1) + v * step(x, 2) + c)
+                            best = select((value > best) | is_nan(value), value, best)
+                    store(yn, i * step(y, 1) + j * step(y, 2) + c, best)
+
+
+@kernel(each="x", intensity=2)
+def max_pool_backward(x: Array4, y: Array4, dy: Array4, size: int, stride: int, pad: int, dx: Array4, first: int, last: int):
+    """dx[place] = sum of dy over the windows whose first maximum is at that place: found again, not remembered."""
+    for n in range(first, last):
+        xn, yn = pointer(x) + n * step(x, 0), pointer(y) + n * step(y, 0)
+        dyn, dxn = pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
+        clear(dx, n)
+        for i in range(y.shape[1]):
+            top, bottom = _window(i, stride, pad, size, x.shape[1])
+            for j in range(y.shape[2]):
+                left, right = _window(j, stride, pad, size, x.shape[2])
+                for c in range(0, y.shape[3], lanes(y)):
+                    best = load(yn, i * step(y, 1) + j * step(y, 2) + c)
+                    rest = load(dyn, i * step(dy, 1) + j * step(dy, 2) + c)
+                    zero = fill(x, 0.0)
+                    waiting = zero <= zero
+                    for u in range(top, bottom):
+                        for v in range(left, right):
+                            value = load(xn, u * step(x, 1) + v * step(x, 2) + c)
+                            found = waiting & ((value == best) | (is_nan(value) & is_nan(best)))
+                            waiting = waiting & ~found
+                            place = u * step(dx, 1) + v * step(dx, 2) + c
+                            store(dxn, place, load(dxn, place) + select(found, rest, zero))
+
+
+@kernel(each="x", intensity=2)
+def avg_pool_forward(x: Array4, size: int, stride: int, pad: int, y: Array4, first: int, last: int):
+    for n in range(first, last):
+        xn, yn = pointer(x) + n * step(x, 0), pointer(y) + n * step(y, 0)
+        for i in range(y.shape[1]):
+            top, bottom = _window(i, stride, pad, size, x.shape[1])
+            for j in range(y.shape[2]):
+                left, right = _window(j, stride, pad, size, x.shape[2])
+                for c in range(0, y.shape[3], lanes(y)):
+                    s = fill(x, 0.0)
+                    for u in range(top, bottom):
+                        for v in range(left, right):
+                            s = s + load(xn, u * step(x, 1) + v * step(x, 2) + c)
+                    store(yn, i * step(y, 1) + j * step(y, 2) + c, s / (size * size))
+
+
+@kernel(each="dx", intensity=2)
+def avg_pool_backward(dy: Array4, size: int, stride: int, pad: int, dx: Array4, first: int, last: int):
+    """dx[place] = sum of dy over the windows that hold the place / size**2."""
+    for n in range(first, last):
+        dyn, dxn = pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
+        clear(dx, n)
+        for i in range(dy.shape[1]):
+            top, bottom = _window(i, stride, pad, size, dx.shape[1])
+            for j in range(dy.shape[2]):
+                left, right = _window(j, stride, pad, size, dx.shape[2])
+                for c in range(0, dy.shape[3], lanes(dy)):
+                    part = load(dyn, i * step(dy, 1) + j * step(dy, 2) + c) / (size * size)
+                    for u in range(top, bottom):
+                        for v in range(left, right):
+                            place = u * step(dx, 1) + v * step(dx, 2) + c
+                            store(dxn, place, load(dxn, place) + part)
+
+
+@kernel(each="x", intensity=2)
+def global_avg_pool_forward(x: Array4, y: Array4, first: int, last: int):
+    """y[n, 0, 0, c] = mean over i, j of x[n, i, j, c]."""
+    places = x.shape[1] * x.shape[2]
+    for n in range(first, last):
+        xn, yn = pointer(x) + n * step(x, 0), pointer(y) + n * step(y, 0)
+        for c in range(0, x.shape[3], lanes(x)):
+            s = fill(x, 0.0)
+            for i in range(x.shape[1]):
+                for j in range(x.shape[2]):
+                    s = s + load(xn, i * step(x, 1) + j * step(x, 2) + c)
+            store(yn, c, s / places)
+
+
+@kernel(each="dx", intensity=2)
+def global_avg_pool_backward(dy: Array4, dx: Array4, first: int, last: int):
+    """dx[n, i, j, c] = dy[n, 0, 0, c] / (H * W)."""
+    places = dx.shape[1] * dx.shape[2]
+    for n in range(first, last):
+        dyn, dxn = pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
+        for c in range(0, dx.shape[3], lanes(dx)):
+            part = load(dyn, c) / places
+            for i in range(dx.shape[1]):
+                for j in range(dx.shape[2]):
+                    store(dxn, i * step(dx, 1) + j * step(dx, 2) + c, part)

@@ -1,0 +1,392 @@
+"""A vector register as a Numba value, so that a loop says which numbers live in registers.
+
+    p = pointer(x)                 the address of x[0, 0, ...]; p + k is k elements further on
+    a = load(p, k)                 LANES neighbours from p[k]; broadcast(p, k) is p[k] in every lane; fill(p, 0.5) a constant
+    b = fma(a, a, b)               a * a + b; also + - * / with registers and plain numbers, maximum, sqrt, exp, select ...
+    store(p, k, b)
+
+A register holds `lanes(p)` numbers of p's dtype. Its width is that of the machine, asked of LLVM once, in `register_bytes`:
+64 bytes with AVX-512, 32 with AVX, else 16. Numba sees each name below as a function on values; LLVM sees one instruction.
+
+Nothing here checks a bound. The contract of the kernels (see `__init__.py`) says what may be read and written.
+"""
+
+import functools
+import operator
+
+import numba
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.core.extending import intrinsic, lower_builtin, models, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+
+_INT64, _INT32 = ir.IntType(64), ir.IntType(32)
+# Registers may fuse a * b + c, and may not reorder: what is written is what is added, in that order.
+_FLAGS = ("contract", "nsz")
+
+
+@functools.cache
+def register_bytes() -> int:
+    """64, 32 or 16: the widest register that LLVM uses for this machine, or for the one that NUMBA_CPU_NAME names."""
+    name = numba.config.CPU_NAME or binding.get_host_cpu_name()
+    features = numba.config.CPU_FEATURES
+    if features is None:
+        features = "" if numba.config.CPU_NAME else binding.get_host_cpu_features().flatten()
+    probe = ir.Module()
+    wide = ir.VectorType(ir.FloatType(), 16)
+    function = ir.Function(probe, ir.FunctionType(ir.VoidType(), [wide.as_pointer()]), "probe")
+    builder = ir.IRBuilder(function.append_basic_block())
+    value = builder.load(function.args[0], align=4)
+    builder.store(builder.fadd(value, value), function.args[0], align=4)
+    builder.ret_void()
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine(cpu=name, features=features, opt=2)
+    text = machine.emit_assembly(binding.parse_assembly(str(probe)))
+    return 64 if "zmm" in text else 32 if "ymm" in text else 16
+
+
+def lanes_of(dtype) -> int:
+    """How many numbers of this dtype fill one register: 16, 8 or 4 of float32, half of that of float64."""
+    return register_bytes() // (types.Float(str(dtype)).bitwidth // 8)
+
+
+class _Value(types.Type):
+    """A Numba type that belongs to a dtype."""
+
+    def __init__(self, dtype, label):
+        self.dtype = dtype
+        self.lanes = lanes_of(dtype)
+        self.scalar = ir.FloatType() if dtype is types.float32 else ir.DoubleType()
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.suffix = f"v{self.lanes}f{dtype.bitwidth}"
+        super().__init__(name=f"{label}({dtype} x {self.lanes})")
+
+
+class Register(_Value):
+    def __init__(self, dtype):
+        super().__init__(dtype, "register")
+
+
+class Mask(_Value):
+    def __init__(self, dtype):
+        super().__init__(dtype, "mask")
+
+
+class Pointer(_Value):
+    def __init__(self, dtype):
+        super().__init__(dtype, "pointer")
+
+
+@register_model(Register)
+class _RegisterModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, kind.vector)
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, ir.VectorType(ir.IntType(1), kind.lanes))
+
+
+@register_model(Pointer)
+class _PointerModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, kind.scalar.as_pointer())
+
+
+def spread(builder, scalar, count):
+    """The scalar in each of `count` lanes."""
+    kind = ir.VectorType(scalar.type, count)
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, _INT32(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, count), [0] * count))
+
+
+def call_llvm(builder, name, kind, arguments):
+    """Call an LLVM intrinsic by its written-out name: llvmlite's declare_intrinsic cannot mangle vector types."""
+    function_type = ir.FunctionType(kind, [a.type for a in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments, fastmath=_FLAGS)
+
+
+def at(builder, pointer, offset, kind):
+    """The place `offset` elements behind pointer, as a place of `kind`."""
+    return builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
+
+
+def fused(builder, kind, a, b, c):
+    """a * b + c: one instruction where the machine has it, two where it has not (never a call of the C library)."""
+    return call_llvm(builder, f"llvm.fmuladd.{kind.suffix}", kind.vector, (a, b, c))
+
+
+# ---- places
+
+@intrinsic
+def pointer(typing, x):
+    """The address of the first element of the array x."""
+    kind = Pointer(x.dtype)
+
+    def emit(context, builder, sig, args):
+        return context.make_array(sig.args[0])(context, builder, args[0]).data
+    return kind(x), emit
+
+
+@intrinsic
+def lanes(typing, p):
+    """How many numbers a register of p's dtype holds."""
+    def emit(context, builder, sig, args):
+        return _INT64(p.lanes if isinstance(p, _Value) else lanes_of(p.dtype))
+    return types.int64(p), emit
+
+
+@infer_global(operator.add)
+class _PointerPlus(AbstractTemplate):
+    def generic(self, args, kws):
+        if len(args) == 2 and isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
+            return signature(args[0], args[0], types.int64)
+
+
+@lower_builtin(operator.add, Pointer, types.Integer)
+def _pointer_plus(context, builder, sig, args):
+    return builder.gep(args[0], [args[1]])
+
+
+@intrinsic
+def load(typing, p, offset):
+    def emit(context, builder, sig, args):
+        return builder.load(at(builder, *args, p.vector), align=p.dtype.bitwidth // 8)
+    return Register(p.dtype)(p, types.int64), emit
+
+
+@intrinsic
+def broadcast(typing, p, offset):
+    def emit(context, builder, sig, args):
+        return spread(builder, builder.load(at(builder, *args, p.scalar)), p.lanes)
+    return Register(p.dtype)(p, types.int64), emit
+
+
+@intrinsic
+def store(typing, p, offset, value):
+    def emit(context, builder, sig, args):
+        builder.store(args[2], at(builder, args[0], args[1], p.vector), align=p.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+    return types.void(p, types.int64, Register(p.dtype)), emit
+
+
+@intrinsic
+def peek(typing, p, offset):
+    """The one number p[offset]."""
+    def emit(context, builder, sig, args):
+        return builder.load(at(builder, *args, p.scalar))
+    return p.dtype(p, types.int64), emit
+
+
+@intrinsic
+def poke(typing, p, offset, value):
+    """p[offset] = value, one number."""
+    def emit(context, builder, sig, args):
+        builder.store(args[2], at(builder, args[0], args[1], p.scalar))
+        return context.get_dummy_value()
+    return types.void(p, types.int64, p.dtype), emit
+
+
+@intrinsic
+def fill(typing, p, number):
+    """A register of p's dtype with the number in every lane; p is any pointer or array, and only lends its dtype."""
+    kind = Register(p.dtype)
+
+    def emit(context, builder, sig, args):
+        return spread(builder, args[1], kind.lanes)
+    return kind(p, p.dtype), emit
+
+
+# ---- arithmetic
+
+@intrinsic
+def fma(typing, a, b, c):
+    """a * b + c."""
+    def emit(context, builder, sig, args):
+        return fused(builder, a, *args)
+    return a(a, a, a), emit
+
+
+def _both(args):
+    """The register type of `register op register`, `register op number` or `number op register`."""
+    kinds = [a for a in args if isinstance(a, Register)]
+    others = [a for a in args if not isinstance(a, Register)]
+    if len(args) == 2 and kinds and all(isinstance(a, types.Number) for a in others):
+        return kinds[0]
+    return None
+
+
+def _binary(op, emit, result=lambda kind: kind):
+    @infer_global(op)
+    class Typing(AbstractTemplate):
+        def generic(self, args, kws):
+            kind = _both(args)
+            if kind is not None:
+                return signature(result(kind), *(a if isinstance(a, Register) else kind.dtype for a in args))
+
+    def lower(context, builder, sig, args):
+        kind = _both(sig.args)
+        wide = [v if isinstance(t, Register) else spread(builder, v, kind.lanes) for t, v in zip(sig.args, args, strict=True)]
+        return emit(builder, *wide)
+    for left, right in ((Register, Register), (Register, types.Number), (types.Number, Register)):
+        lower_builtin(op, left, right)(lower)
+
+
+for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+    _binary(_op, lambda builder, a, b, name=_name: getattr(builder, name)(a, b, flags=_FLAGS))
+for _op, _sign in ((operator.gt, ">"), (operator.ge, ">="), (operator.lt, "<"), (operator.le, "<="), (operator.eq, "==")):
+    _binary(_op, lambda builder, a, b, sign=_sign: builder.fcmp_ordered(sign, a, b), lambda kind: Mask(kind.dtype))
+
+
+def _mask_binary(op, name):
+    @infer_global(op)
+    class Typing(AbstractTemplate):
+        def generic(self, args, kws):
+            if len(args) == 2 and all(isinstance(a, Mask) for a in args):
+                return signature(args[0], *args)
+
+    @lower_builtin(op, Mask, Mask)
+    def lower(context, builder, sig, args):
+        return getattr(builder, name)(*args)
+
+
+_mask_binary(operator.and_, "and_")
+_mask_binary(operator.or_, "or_")
+
+
+@infer_global(operator.neg)
+class _Negative(AbstractTemplate):
+    def generic(self, args, kws):
+        if isinstance(args[0], Register):
+            return signature(args[0], args[0])
+
+
+@lower_builtin(operator.neg, Register)
+def _negative(context, builder, sig, args):
+    return builder.fneg(args[0])
+
+
+@infer_global(operator.invert)
+class _Invert(AbstractTemplate):
+    def generic(self, args, kws):
+        if isinstance(args[0], Mask):
+            return signature(args[0], args[0])
+
+
+@lower_builtin(operator.invert, Mask)
+def _invert(context, builder, sig, args):
+    return builder.not_(args[0])
+
+
+@intrinsic
+def select(typing, mask, yes, no):
+    """yes where the mask holds, else no, lane by lane."""
+    def emit(context, builder, sig, args):
+        return builder.select(*args)
+    return yes(mask, yes, no), emit
+
+
+@intrinsic
+def is_nan(typing, a):
+    def emit(context, builder, sig, args):
+        return builder.fcmp_unordered("uno", args[0], args[0])
+    return Mask(a.dtype)(a), emit
+
+
+@intrinsic
+def sqrt(typing, a):
+    def emit(context, builder, sig, args):
+        return call_llvm(builder, f"llvm.sqrt.{a.suffix}", a.vector, args)
+    return a(a), emit
+
+
+@intrinsic
+def absolute(typing, a):
+    def emit(context, builder, sig, args):
+        return call_llvm(builder, f"llvm.fabs.{a.suffix}", a.vector, args)
+    return a(a), emit
+
+
+@intrinsic
+def total(typing, a):
+    """The sum of the lanes, in one fixed order: halves are added to halves."""
+    def emit(context, builder, sig, args):
+        value, count = args[0], a.lanes
+        while count > 1:
+            count //= 2
+            low, high = (ir.Constant(ir.VectorType(_INT32, count), list(range(s, s + count))) for s in (0, count))
+            value = builder.fadd(builder.shuffle_vector(value, value, low), builder.shuffle_vector(value, value, high))
+        return builder.extract_element(value, _INT32(0))
+    return a.dtype(a), emit
+
+
+# ---- exp
+
+# (log2 e, ln 2 high part, ln 2 low part, Taylor degree, smallest and largest argument, shift that rounds, mantissa bits)
+_EXP = {
+    types.float32: (1.4426950408889634, 0.693359375, -2.12194440e-4, 7, -87.33, 88.36, 1.5 * 2.0**23, 23),
+    types.float64: (1.4426950408889634, 0.693147180369123816490, 1.90821492927058770002e-10, 13, -708.3, 709.43, 1.5 * 2.0**52, 52),
+}
+
+
+def _emit_expm1(builder, kind, x):
+    """(2**n, e**r - 1) with x = n ln 2 + r, |r| <= ln 2 / 2; no flags, since reordering would undo the rounding trick.
+
+    n comes out of the low mantissa bits of x / ln 2 + shift, which costs no conversion and is harmless for NaN. The Taylor
+    series of that degree is exact to less than half a unit in the last place on this interval.
+    """
+    log2e, high, low, degree, _, _, shift, bits = _EXP[kind.dtype]
+    integer = ir.VectorType(ir.IntType(kind.dtype.bitwidth), kind.lanes)
+
+    def number(v):
+        return ir.Constant(kind.vector, [v] * kind.lanes)
+    shifted = builder.fadd(builder.fmul(x, number(log2e)), number(shift))
+    n = builder.fsub(shifted, number(shift))
+    r = builder.fsub(builder.fsub(x, builder.fmul(n, number(high))), builder.fmul(n, number(low)))
+    series, factorial = number(0.0), 1.0
+    coefficients = []
+    for k in range(1, degree + 1):
+        factorial *= k
+        coefficients.append(1.0 / factorial)
+    for coefficient in reversed(coefficients):
+        series = fused(builder, kind, series, r, number(coefficient))
+    exponent = builder.shl(builder.bitcast(shifted, integer), ir.Constant(integer, [bits] * kind.lanes))
+    one = ir.Constant(integer, [((1 << (kind.dtype.bitwidth - bits - 2)) - 1) << bits] * kind.lanes)
+    return builder.bitcast(builder.add(exponent, one), kind.vector), builder.fmul(series, r)
+
+
+def _clamp(builder, kind, x):
+    """x held to the range of exp; NaN stays. Returns (clamped, is below the range, is above it)."""
+    smallest, largest = (ir.Constant(kind.vector, [v] * kind.lanes) for v in _EXP[kind.dtype][4:6])
+    below, above = builder.fcmp_ordered("<", x, smallest), builder.fcmp_ordered(">", x, largest)
+    return builder.select(above, largest, builder.select(below, smallest, x)), below, above
+
+
+@intrinsic
+def exp(typing, a):
+    """e**a to 2 units in the last place; 0 below the smallest normal number, inf from 2**127.5 (2**1023.5) on, NaN stays."""
+    def emit(context, builder, sig, args):
+        held, below, above = _clamp(builder, a, args[0])
+        power, rest = _emit_expm1(builder, a, held)
+        value = fused(builder, a, power, rest, power)
+        value = builder.select(below, ir.Constant(a.vector, [0.0] * a.lanes), value)
+        value = builder.select(above, ir.Constant(a.vector, [float("inf")] * a.lanes), value)
+        return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), args[0], value)
+    return a(a), emit
+
+
+@intrinsic
+def expm1(typing, a):
+    """e**a - 1 without the loss of digits near 0; -1 far below, and the largest finite power far above."""
+    def emit(context, builder, sig, args):
+        held, _, _ = _clamp(builder, a, args[0])
+        power, rest = _emit_expm1(builder, a, held)
+        one = ir.Constant(a.vector, [1.0] * a.lanes)
+        value = fused(builder, a, power, rest, builder.fsub(power, one))
+        return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), args[0], value)
+    return a(a), emit

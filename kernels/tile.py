@@ -1,0 +1,168 @@
+"""The one multiply: a tile of C stays in registers while a sum of products runs over it.
+
+    C[i, j] (+)= sum over u, v, k of  A[i; u, v, k] * B[u, v, k; j]        i < ROWS, j < vectors * lanes
+
+i and the three sums walk through memory by steps (in elements), so that one tile serves every multiply there is:
+
+    product               C rows i walk       u, v, k walk                     B rows
+    conv forward          output pixels       window rows, columns, channels   the weights
+    conv to the input     input pixels        window rows, columns, filters    the weights, turned
+    conv to the weights   window x channels   images, output rows, columns     the gradient of the output
+    affine forward        examples            rows, columns, channels          the weights
+    affine to the input   examples            -, -, units                      the weights, turned
+    affine to the weights features            -, -, examples                   the gradient of the output
+
+A row beyond the last is the last row once more: it is computed twice and stored twice with the same value, so that no tile
+needs a tail in i. Columns come in whole registers because every row of C and of B has room for them (see `__init__.py`).
+
+ROWS x 2 registers hold C: 8 x 2 of the 32 registers of AVX-512, 6 x 2 of the 16 of AVX2 and SSE. Per step the tile loads
+2 registers of B and ROWS single numbers of A and does ROWS * 2 multiply-adds; that is what keeps the multipliers busy.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core.extending import intrinsic, models, register_model
+
+from nbnn.kernels.jit import inlined
+from nbnn.kernels.simd import _INT64, _Value, at, fused, register_bytes, spread
+
+ROWS = 8 if register_bytes() == 64 else 6
+
+
+class Places(types.Type):
+    """ROWS offsets in elements: where each row of a tile is."""
+
+    def __init__(self):
+        super().__init__(name=f"places({ROWS})")
+
+
+class Tile(_Value):
+    """ROWS x vectors registers."""
+
+    def __init__(self, dtype, vectors):
+        super().__init__(dtype, f"tile {ROWS} x {vectors} of register")
+        self.vectors = vectors
+
+
+@register_model(Places)
+class _PlacesModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, ir.ArrayType(_INT64, ROWS))
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, ir.ArrayType(kind.vector, ROWS * kind.vectors))
+
+
+@intrinsic
+def places(typing, first, count, middle, inner, outer_step, middle_step, inner_step):
+    """Where rows first, first + 1, ... of a grid outer x middle x inner are; `count` elements in all, the last one repeats.
+
+    The two divisions are done in floating point for all rows at once: exact for fewer than 2**50 elements, and cheap.
+    """
+    def emit(context, builder, sig, args):
+        first, count, middle, inner, outer_step, middle_step, inner_step = args
+        wide = ir.VectorType(_INT64, ROWS)
+        real = ir.VectorType(ir.DoubleType(), ROWS)
+
+        def divide(number, by):
+            by_real = spread(builder, builder.sitofp(by, ir.DoubleType()), ROWS)
+            middle_of_unit = builder.fadd(builder.sitofp(number, real), ir.Constant(real, [0.5] * ROWS))
+            quotient = builder.fptosi(builder.fdiv(middle_of_unit, by_real), wide)
+            return quotient, builder.sub(number, builder.mul(quotient, spread(builder, by, ROWS)))
+        number = builder.add(spread(builder, first, ROWS), ir.Constant(wide, list(range(ROWS))))
+        last = spread(builder, builder.sub(count, _INT64(1)), ROWS)
+        number = builder.select(builder.icmp_signed("<", number, last), number, last)
+        rest, inner_at = divide(number, inner)
+        outer_at, middle_at = divide(rest, middle)
+        offset = builder.mul(outer_at, spread(builder, outer_step, ROWS))
+        offset = builder.add(offset, builder.mul(middle_at, spread(builder, middle_step, ROWS)))
+        offset = builder.add(offset, builder.mul(inner_at, spread(builder, inner_step, ROWS)))
+        result = ir.Constant(ir.ArrayType(_INT64, ROWS), ir.Undefined)
+        for i in range(ROWS):
+            result = builder.insert_value(result, builder.extract_element(offset, ir.IntType(32)(i)), i)
+        return result
+    return Places()(*[types.int64] * 7), emit
+
+
+def _cells(kind):
+    return [(i, j, i * kind.vectors + j) for i in range(ROWS) for j in range(kind.vectors)]
+
+
+@intrinsic(prefer_literal=True)
+def start_tile(typing, b, vectors):
+    """A tile whose every row is b[0 : vectors * lanes]: the bias, or zeros."""
+    kind = Tile(b.dtype, vectors.literal_value)
+
+    def emit(context, builder, sig, args):
+        row = [builder.load(at(builder, args[0], _INT64(j * kind.lanes), kind.vector), align=kind.dtype.bitwidth // 8)
+               for j in range(kind.vectors)]
+        value = ir.Constant(ir.ArrayType(kind.vector, ROWS * kind.vectors), ir.Undefined)
+        for _, j, cell in _cells(kind):
+            value = builder.insert_value(value, row[j], cell)
+        return value
+    return kind(b, vectors), emit
+
+
+@intrinsic(prefer_literal=True)
+def zero_tile(typing, p, vectors):
+    kind = Tile(p.dtype, vectors.literal_value)
+
+    def emit(context, builder, sig, args):
+        return ir.Constant(ir.ArrayType(kind.vector, ROWS * kind.vectors), None)
+    return kind(p, vectors), emit
+
+
+@intrinsic(prefer_literal=True)
+def load_tile(typing, c, rows, vectors):
+    kind = Tile(c.dtype, vectors.literal_value)
+
+    def emit(context, builder, sig, args):
+        value = ir.Constant(ir.ArrayType(kind.vector, ROWS * kind.vectors), ir.Undefined)
+        for i, j, cell in _cells(kind):
+            place = builder.add(builder.extract_value(args[1], i), _INT64(j * kind.lanes))
+            value = builder.insert_value(
+                value, builder.load(at(builder, args[0], place, kind.vector), align=kind.dtype.bitwidth // 8), cell)
+        return value
+    return kind(c, Places(), vectors), emit
+
+
+@intrinsic
+def store_tile(typing, c, rows, tile):
+    def emit(context, builder, sig, args):
+        for i, j, cell in _cells(tile):
+            place = builder.add(builder.extract_value(args[1], i), _INT64(j * tile.lanes))
+            builder.store(builder.extract_value(args[2], cell), at(builder, args[0], place, tile.vector),
+                          align=tile.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+    return types.void(c, Places(), tile), emit
+
+
+@intrinsic
+def rank_one(typing, tile, a, rows, b):
+    """tile[i, j] += a[rows[i]] * b[j]: the inner step of every multiply, vectors loads and ROWS * vectors multiply-adds."""
+    def emit(context, builder, sig, args):
+        value, a, rows, b = args
+        row = [builder.load(at(builder, b, _INT64(j * tile.lanes), tile.vector), align=tile.dtype.bitwidth // 8)
+               for j in range(tile.vectors)]
+        for i in range(ROWS):
+            number = spread(builder, builder.load(builder.gep(a, [builder.extract_value(rows, i)])), tile.lanes)
+            for j in range(tile.vectors):
+                cell = i * tile.vectors + j
+                value = builder.insert_value(value, fused(builder, tile, number, row[j], builder.extract_value(value, cell)), cell)
+        return value
+    return tile(tile, a, Places(), b), emit
+
+
+@inlined
+def multiply(a, from_a, au, av, ak, b, bu, bv, bk, nu, nv, nk, c):
+    """c plus the sum over u < nu, v < nv, k < nk; a and b walk by their own steps."""
+    for u in range(nu):
+        for v in range(nv):
+            ap, bp = a + (u * au + v * av), b + (u * bu + v * bv)
+            for _ in range(nk):
+                c = rank_one(c, ap, from_a, bp)
+                ap, bp = ap + ak, bp + bk
+    return c

@@ -1,0 +1,5 @@
+"""`python -m nbnn`."""
+
+from nbnn.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,114 @@
+"""Where compiled code is kept: one private folder per state of the kernels, the libraries and the machine.
+
+Numba does not notice a change in a file that a cached function merely calls, so the folder's name is a hash of all that
+compiled code depends on. Inside it nothing is ever out of date.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import os
+import pathlib
+import platform
+import stat
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+
+@functools.cache
+def fingerprint() -> str:
+    """A hash of the kernels' source, the versions, and the instructions of this machine."""
+    import llvmlite
+    import numba
+    import numpy as np
+    from llvmlite import binding
+
+    from nbnn import __version__, kernels
+
+    told = [__version__, numba.__version__, llvmlite.__version__, np.__version__, sys.version, platform.machine(),
+            binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten(),
+            str(numba.config.CPU_NAME), str(numba.config.CPU_FEATURES), str(numba.config.BOUNDSCHECK)]
+    for source in sorted(pathlib.Path(kernels.__file__).parent.glob("*.py")):
+        told += [source.name, source.read_text()]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()[:20]
+
+
+@functools.cache
+def folder(name: str) -> pathlib.Path:
+    """A folder in the user's cache: private to the user, made when missing; a temporary one where that fails."""
+    import platformdirs
+
+    root = pathlib.Path(os.environ.get("NBNN_CACHE_DIR") or platformdirs.user_cache_path("nbnn", appauthor=False))
+    target = root / name
+    try:
+        target.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=target):
+            pass
+        if hasattr(os, "getuid"):
+            about = target.stat()
+            if about.st_uid != os.getuid():
+                raise PermissionError(f"{target} belongs to another user")
+            if stat.S_IMODE(about.st_mode) & 0o077:
+                target.chmod(0o700)
+    except OSError as problem:
+        target = pathlib.Path(tempfile.mkdtemp(prefix="nbnn-"))
+        warnings.warn(f"compiled code is not kept: the cache folder cannot be used ({problem}); set NBNN_CACHE_DIR to a folder "
+                      f"that you may write to. This run uses {target}.", stacklevel=2)
+    return target
+
+
+@functools.cache
+def _lock() -> Any:
+    import filelock
+
+    return filelock.FileLock(folder(fingerprint()) / "lock")
+
+
+@contextlib.contextmanager
+def numba_folder() -> Iterator[None]:
+    """What is jitted in this block is kept in our folder, and only one process at a time compiles: two at once can crash."""
+    import numba
+
+    before = numba.config.CACHE_DIR
+    with _lock():
+        numba.config.CACHE_DIR = str(folder(fingerprint()) / "numba")
+        try:
+            yield
+        finally:
+            numba.config.CACHE_DIR = before
+
+
+def import_text(text: str, *, jitted: bool) -> ModuleType:
+    """The module with that source, from a real file: Numba keeps no code that has none, and debuggers want to show it."""
+    name = f"step_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    path = folder(fingerprint() if jitted else "reference") / f"{name}.py"
+    if not path.is_file() or path.read_text() != text:
+        write_atomically(path, text.encode())
+    spec = importlib.util.spec_from_file_location(f"nbnn_{name}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # Numba looks there when it loads what it kept
+    with numba_folder() if jitted else contextlib.nullcontext():
+        spec.loader.exec_module(module)
+    return module
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+    """Write a file so that at every moment either the old or the new one is there, whole, even if the power fails."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

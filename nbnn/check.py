@@ -1,0 +1,135 @@
+"""Checks shipped to users: a net against its reference, gradients against differences. A NaN never passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbnn.graph import Graph, align
+
+if TYPE_CHECKING:
+    from nbnn.model import Model
+
+# Largest accepted error, relative to the largest number of the array. float32 keeps 7 digits and sums of thousands of products
+# lose two of them; float64 likewise has 16. Differences of a loss in float64 keep about 8 digits.
+TOLERANCES = {"float32": 2e-4, "float64": 1e-9}
+GRADIENT_TOLERANCE = 1e-5
+
+
+class VerifyError(AssertionError):
+    """A net that does not compute what its reference says."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison."""
+
+    what: str
+    against: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.error <= self.tolerance)  # false for NaN
+
+
+@dataclass(frozen=True)
+class Report:
+    """All comparisons of one verification."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(r.passed for r in self.rows)
+
+    def __str__(self) -> str:
+        table = [["what", "against", "error", "tolerance", "verdict"]]
+        table += [[r.what, r.against, f"{r.error:.1e}", f"{r.tolerance:.0e}", "ok" if r.passed else "WRONG"] for r in self.rows]
+        return align(table, right=(2, 3))
+
+
+def relative_error(found: Any, wanted: Any) -> float:
+    """The largest difference over the largest magnitude wanted; NaN where only one side is NaN, or the shapes differ."""
+    a, b = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
+        return float("nan")
+    both = ~np.isnan(a)
+    a, b = a[both], b[both]
+    equal = a == b  # infinities of the same sign
+    difference = np.abs(np.where(equal, 0.0, a - np.where(equal, a, b)))
+    scale = np.abs(b[np.isfinite(b)]).max(initial=0.0)
+    return float(difference.max(initial=0.0) / max(scale, 1e-30)) if difference.any() else 0.0
+
+
+def directional_error(f: Callable[[], float], x: np.ndarray, gradient: np.ndarray, rng: np.random.Generator, h: float = 1e-6) -> float:
+    """How far a gradient of f is from centred differences of f along a random direction of x. x is changed and put back."""
+    direction = rng.standard_normal(x.shape)
+    direction /= np.linalg.norm(direction)
+    before = np.array(x)
+    x[...] = before + h * direction
+    above = f()
+    x[...] = before - h * direction
+    below = f()
+    x[...] = before
+    wanted, found = (above - below) / (2 * h), float(np.sum(direction * gradient))
+    # a difference of two losses cannot see less than their rounding
+    floor = 1e-9 * max(abs(above), abs(below), 1.0) / h * 1e-5
+    return abs(wanted - found) / max(abs(wanted), abs(found), floor)
+
+
+def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
+    """Hold scores, loss and every gradient of a model to the reference kernels in float64, and those to numeric differences.
+
+    The data is random. Raises VerifyError, with the table of all comparisons, when one fails.
+    """
+    from nbnn.model import Model
+
+    rng = np.random.default_rng(seed)
+    graph = model.graph
+    x = rng.standard_normal((batch, *graph.input)).astype(model.dtype)
+    exact = Model(graph, dtype="float64", seed=model.seed, backend="numpy")
+    exact.load_state_dict(model.state_dict())
+    exact.steps_taken = model.steps_taken
+    state = {name: np.array(value) for name, value in model.state.items()}
+    tolerance = TOLERANCES[model.dtype]
+    rows = [Row("scores", "reference", relative_error(model.loss(x), exact.loss(x)), tolerance)]
+    if graph.loss is not None:
+        y = rng.integers(0, graph.output_shape[0], batch) if graph.loss.classifies else rng.standard_normal((batch, *graph.output_shape))
+        (loss, grads), (exact_loss, exact_grads) = model.loss(x, y), exact.loss(x, y)
+        rows.append(Row("loss", "reference", relative_error(loss, exact_loss), tolerance))
+        scale = max((np.abs(g).max(initial=0.0) for g in exact_grads.values()), default=0.0)
+        for name, wanted in exact_grads.items():
+            # a bias before a batchnorm has the gradient 0: what is left of it is the rounding of its neighbours
+            floor = 1e-3 * scale
+            error = relative_error(np.append(grads[name], floor), np.append(wanted, floor))
+            rows.append(Row(f"gradient of {name}", "reference", error, tolerance))
+        for name, wanted in exact_grads.items():
+            noise = 1e-10 * scale * np.sqrt(wanted.size)
+            if np.abs(wanted).max(initial=0.0) > noise:
+                error = directional_error(lambda: exact.loss(x, y)[0], exact.params[name], wanted, rng)
+                rows.append(Row(f"gradient of {name}", "differences", error, GRADIENT_TOLERANCE))
+    for name, value in state.items():
+        model.state[name] = value
+    report = Report(tuple(rows))
+    if not report.passed:
+        raise VerifyError(f"this net does not compute what its reference says:\n{report}")
+    return report
+
+
+def loss_of_scores(graph: Graph, scores: np.ndarray, given: np.ndarray) -> float:
+    """The mean loss of scores that are already there."""
+    from nbnn.kernels import reference
+
+    if graph.loss is None:
+        raise ValueError("this graph has no loss")
+    losses = np.zeros(len(scores))
+    words: dict[str, Any] = {"x": scores, "dx": np.empty_like(scores), "labels": given, "losses": losses,
+                             "target": given.astype(scores.dtype) if not graph.loss.classifies else None}
+    asked = graph.loss.call()
+    getattr(reference, asked.kernel)(*(words[getattr(o, "name", o)] if isinstance(o, (str, tuple)) else o for o in asked.operands))
+    return float(losses.mean())

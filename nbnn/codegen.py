@@ -1,0 +1,187 @@
+"""A planned net as the source text of three functions: predict, gradients, train. The text is meant to be read.
+
+Each node becomes a section: a line that says what it is, the views of memory it needs, and its kernel calls. The same text runs
+jitted on the kernels and plainly on their NumPy references; only its import line differs.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+
+from nbnn.graph import INPUT
+from nbnn.kernels.constants import BLOCK, RATE, TIME
+from nbnn.lower import Buffer, Lowered, Section
+from nbnn.ops import Call, Form
+from nbnn.losses import to_plain
+
+WIDTH = 120
+
+PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state",
+           "acts", "work")
+TARGETS = ("all_labels", "labels", "target_data", "target_code")
+GRADIENTS = (*PREDICT[:6], *TARGETS, "params", "grads", "state", "acts", "work",
+             "losses", "out", "seed", "step")
+TRAIN = ("steps", *GRADIENTS, "rule", "settings", "rates", "reg", "clip", "m",
+         "v", "sums")
+
+
+def source_text(net: Lowered) -> str:
+    """The whole module."""
+    return "\n".join([*_head(net), "", "", *_predict(net), "", "", *_gradients(net), "", "", *_train(net)]) + "\n"
+
+
+def _head(net: Lowered) -> list[str]:
+    kernels = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
+    kernels |= {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"}
+    names = sorted(kernels)
+    table = str(net.graph).splitlines()
+    note = (f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of the data they are. "
+            "An activation is an array (example, row, column, channel); view(arena, start, shape, strides) counts elements.")
+    source = "reference" if net.lanes == 1 else net.dtype
+    return ['"""One compiled net.', "", *table, "", *textwrap.wrap(note, WIDTH), '"""', "",
+            "from math import isfinite", "",
+            f"from nbnn.kernels.engine import {source} as kernels", "",
+            *(textwrap.fill("(" + ", ".join(names) + ")", WIDTH - 11, subsequent_indent=" ") + " = kernels(").splitlines(),
+            *textwrap.wrap(", ".join(f'"{k}"' for k in names) + ")", WIDTH, initial_indent="    ", subsequent_indent="    "),
+            "allow_threads, compiled, view = kernels.tools"]
+
+
+def _function(name: str, arguments: Iterable[str], doc: str) -> list[str]:
+    return ["@compiled", *_wrap(f"def {name}(", list(arguments), "):", 0), f'    """{doc}"""']
+
+
+def _wrap(head: str, words: list[str], tail: str, indent: int) -> list[str]:
+    """head + words + tail in lines of at most WIDTH, later lines under the opening bracket or indented by 8."""
+    text = " " * indent + head + ", ".join(words) + tail
+    if len(text) <= WIDTH:
+        return [text]
+    hang = " " * (len(head) + indent if len(head) < 40 else indent + 8)
+    return textwrap.wrap(text, WIDTH, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False)
+
+
+class _Writer:
+    """The lines of one function, with each view defined where it is first used."""
+
+    def __init__(self, net: Lowered) -> None:
+        self.net = net
+        self.lines: list[str] = []
+        self.known: set[str] = set()
+
+    def section(self, section: Section) -> None:
+        self.lines += ["", f"    # {section.node} = {section.title}"]
+        for c in section.calls:
+            self.call(c)
+
+    def call(self, c: Call) -> None:
+        words = [self.operand(o) for o in c.operands]
+        self.lines += _wrap(f"{c.kernel}(", words, ")", 4)
+
+    def operand(self, operand: object) -> str:
+        """The text of an operand; writes the view that it names if this is its first use."""
+        form = operand if isinstance(operand, Form) else Form("", operand) if isinstance(operand, str) else None
+        if form is None:
+            return repr(operand)
+        if form.kind == "value" or form.name in ("labels", "losses"):
+            return form.name
+        if form.kind == "count":
+            return "n" if form.settings == (1,) else f"n * {form.settings[0]}"
+        name = "_".join([form.name, *([form.kind] if form.kind else []), *map(str, form.settings)])
+        if name not in self.known:
+            self.known.add(name)
+            self.lines += _wrap(f"{name} = view(", [_view(self.net.buffers[form.name], form)], ")", 4)
+        return name
+
+
+def _view(buffer: Buffer, form: Form) -> str:
+    """The arguments of `view`: arena, start, shape, strides."""
+    shape, strides, offset = tuple(buffer.shape), buffer.strides, 0
+    if buffer.batched and len(shape) == 4:
+        offset = buffer.halo * (strides[1] + strides[2])
+    kind, settings = form.kind, form.settings
+    if kind == "padded":
+        pad = settings[0]
+        offset -= pad * (strides[1] + strides[2])
+        shape = (shape[0], shape[1] + 2 * pad, shape[2] + 2 * pad, shape[3])
+    elif kind == "rows":
+        shape, strides = (shape[0], shape[3]), (strides[0], 1)
+    elif kind == "channels":
+        offset += settings[0]
+        shape = (*shape[:3], settings[1])
+    elif kind == "flat":
+        shape, strides = (("slots", strides[0]), (strides[0], 1)) if buffer.slots else ((buffer.size,), (1,))
+    elif kind == "every":
+        shape, strides = ("n", *shape), (0, 1)
+    elif kind == "cells":
+        shape, strides = (shape[0] * shape[1], *shape[2:]), strides[1:]
+    elif kind == "matrix":
+        shape, strides = (1, shape[0] * shape[1] * shape[2], shape[3]), (0, strides[2], 1)
+    elif kind == "places":
+        shape, strides = (shape[1], shape[2], shape[0], shape[3]), (strides[1], strides[2], strides[0], 1)
+    elif kind == "column":
+        shape, strides = (shape[0] * shape[1] * shape[2],), (strides[2],)
+    start = f"{buffer.start} * cap + {offset}" if buffer.batched and offset else f"{buffer.start} * cap" if buffer.batched else str(buffer.start)
+    sides = [{"n": "n", "slots": f"min(n, {buffer.slots})"}.get(s, str(s)) for s in shape]
+    return f"{buffer.arena}, {start}, ({', '.join(sides)}{',' if len(sides) == 1 else ''}), {strides}"
+
+
+def _predict(net: Lowered) -> list[str]:
+    writer = _Writer(net)
+    writer.lines += ["    allow_threads(threads)", "", f"    # {INPUT}   {'x'.join(map(str, net.graph.input))}"]
+    writer.call(Call("gather", (*map(_value, ("data", "code", "indices")), INPUT)))
+    for section in net.inference:
+        writer.section(section)
+    return [*_function("predict", PREDICT, "Forward outside training; the scores are left in acts."), *writer.lines]
+
+
+def _value(name: str) -> Form:
+    return Form("value", name)
+
+
+def _gradients(net: Lowered) -> list[str]:
+    writer = _Writer(net)
+    writer.lines += ["    allow_threads(threads)", "", f"    # {INPUT}   {'x'.join(map(str, net.graph.input))}"]
+    writer.call(Call("gather", (*map(_value, ("data", "code", "indices")), INPUT)))
+    for section in net.training:
+        writer.section(section)
+    if net.graph.loss is not None:
+        if net.graph.loss.classifies:
+            targets = Call("gather_labels", tuple(map(_value, ("all_labels", "indices", "labels"))))
+        else:
+            targets = Call("gather", (*map(_value, ("target_data", "target_code", "indices")), "target"))
+        loss, *backward = net.backward
+        writer.lines += ["", f"    # loss {to_plain(net.graph.loss)!r}"]
+        writer.call(targets)
+        writer.call(loss.calls[0])
+        writer.lines += ["    out[0] = 0.0", "    add_total(losses, 1.0 / n, out)", "", "    # ---- backward"]
+        for section in backward:
+            writer.section(section)
+    return [*_function("gradients", GRADIENTS, "Gather a minibatch, forward, loss into out[0], backward into grads."), *writer.lines]
+
+
+def _train(net: Lowered) -> list[str]:
+    """K steps. `settings` are those of the update rule; their places are named in `kernels/constants.py`."""
+    words = [{"indices": "indices[k * n:(k + 1) * n]", "out": "out[k:k + 1]", "step": "step + k"}.get(a, a) for a in GRADIENTS]
+    weights = net.decayed
+    return [
+        *_function("train", TRAIN, "Take `steps` steps; out[k] is the loss of step k. Returns the steps taken: fewer if a loss is not finite."),
+        "    for k in range(steps):",
+        *_wrap("gradients(", words, ")", 8),
+        "        if reg != 0.0:  # the loss gains 0.5 * reg * sum(w * w) over the weights",
+        f"            weight_sums = sums[:{_blocks(weights)}]",
+        f"            add_l2(params[:{weights}], reg, grads[:{weights}], weight_sums)",
+        "            add_total(weight_sums, 0.5 * reg, out[k:k + 1])",
+        "        if not isfinite(out[k]):",
+        "            return k",
+        "        if clip > 0.0:",
+        "            square_sums(grads, sums)",
+        "            clip_norm(sums, clip, grads)",
+        f"        settings[{RATE}] = rates[k]",
+        f"        settings[{TIME}] += 1.0",
+        f"        update(rule, {weights}, settings, grads, params, m, v)",
+        "    return steps",
+    ]
+
+
+def _blocks(size: int) -> int:
+    return -(-size // BLOCK)

@@ -1,0 +1,264 @@
+"""Graph: named op nodes in order, with the shapes between them. Whatever is wrong with a net is said here, before anything compiles."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import keyword
+import math
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+from nbnn.losses import Loss, as_loss, from_plain, to_plain
+from nbnn.ops import MAX_SIZE, OPS, Op, Shape, whole
+
+INPUT = "input"
+
+
+class GraphError(ValueError):
+    """A graph that cannot be built; the message names the node."""
+
+
+class Graph:
+    """A net: a list of op nodes, the shape of one example, and a loss.
+
+    A node reads the node before it unless it says `inputs=("a", "b")`; a plain list is a chain. `"input"` names the data itself.
+
+    >>> from nbnn import Affine, Graph, ReLU
+    >>> Graph([Affine(20), ReLU(), Affine(10)], input=(64,), loss="softmax").output_shape
+    (10,)
+    """
+
+    def __init__(self, nodes: Iterable[Op], *, input: Shape | int, loss: str | Loss | None = None) -> None:
+        self.given = _as_ops(nodes)
+        self.input = _as_input(input)
+        try:
+            self.loss = as_loss(loss)
+        except ValueError as problem:
+            raise GraphError(str(problem)) from None
+        self.nodes = _connect(_name(self.given))
+        self.shapes = self._infer()
+        self._check_use()
+
+    # ---- what it is
+
+    @property
+    def output(self) -> str:
+        """The name of the last node."""
+        return self.nodes[-1].name or ""
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.shapes[self.output]
+
+    def input_shapes(self, node: Op) -> tuple[Shape, ...]:
+        """The shapes that a node of this graph reads."""
+        return tuple(self.shapes[name] for name in node.inputs or ())
+
+    @cached_property
+    def parameter_count(self) -> int:
+        return sum(math.prod(p.shape) for n in self.nodes for p in n.params(*self.input_shapes(n)).values())
+
+    @cached_property
+    def multiply_adds(self) -> int:
+        """Of one example, forward."""
+        return sum(n.multiply_adds(*self.input_shapes(n)) for n in self.nodes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and (self.nodes, self.input, self.loss) == (other.nodes, other.input, other.loss)
+
+    def __hash__(self) -> int:
+        return hash((self.nodes, self.input, self.loss))
+
+    def __repr__(self) -> str:
+        return f"Graph([{', '.join(map(str, self.given))}], input={self.input}, loss={to_plain(self.loss)!r})"
+
+    def __str__(self) -> str:
+        chain = all(n.inputs == (before,) for n, before in zip(self.nodes, [INPUT, *(n.name for n in self.nodes)], strict=False))
+        header = ["node", "op", *([] if chain else ["reads"]), "output", "parameters", "multiply-adds"]
+        table = [[INPUT, "", *([] if chain else [""]), _times(self.input), "", ""]]
+        for node in self.nodes:
+            shapes = self.input_shapes(node)
+            count = sum(math.prod(p.shape) for p in node.params(*shapes).values())
+            products = node.multiply_adds(*shapes)
+            table.append([node.name or "", str(node), *([] if chain else [", ".join(node.inputs or ())]), _times(self.shapes[node.name or ""]),
+                          f"{count:,}" if count else "", f"{products:,}" if products else ""])
+        table.append(["loss", self.loss.word if self.loss else "none", *([] if chain else [""]), "", f"{self.parameter_count:,}",
+                      f"{self.multiply_adds:,}"])
+        return align([header, *table], right=(len(header) - 2, len(header) - 1))
+
+    # ---- to and from plain data
+
+    def to_dict(self) -> dict[str, Any]:
+        """The graph as lists, texts and numbers, fit for JSON and TOML."""
+        nodes = []
+        for node in self.given:
+            row: dict[str, Any] = {"op": type(node).__name__, **node.settings()}
+            if node.name is not None:
+                row["name"] = node.name
+            if node.inputs is not None:
+                row["inputs"] = list(node.inputs)
+            nodes.append({k: list(v) if isinstance(v, tuple) else v for k, v in row.items()})
+        plain: dict[str, Any] = {"input": list(self.input), "nodes": nodes}
+        return plain if self.loss is None else {**plain, "loss": to_plain(self.loss)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Graph:
+        """The graph that `to_dict` wrote. Nothing but the ops listed in `nbnn.ops.OPS` can come out of it."""
+        if not isinstance(plain, Mapping):
+            raise GraphError(f"a graph is a dict with the keys input, nodes and loss, got {type(plain).__name__}")
+        unknown = set(plain) - {"input", "nodes", "loss"}
+        missing = {"input", "nodes"} - set(plain)
+        if unknown or missing:
+            wrong = f"unknown key {sorted(map(str, unknown))[0]!r}" if unknown else f"no {sorted(missing)[0]!r}"
+            raise GraphError(f"a graph is a dict with the keys input, nodes and loss; this one has {wrong}")
+        if not isinstance(plain["nodes"], (list, tuple)):
+            raise GraphError(f"nodes must be a list, got {type(plain['nodes']).__name__}")
+        try:
+            loss = from_plain(plain.get("loss"))
+        except ValueError as problem:
+            raise GraphError(str(problem)) from None
+        return cls([_op_from_dict(row, place) for place, row in enumerate(plain["nodes"], 1)], input=plain["input"], loss=loss)
+
+    # ---- checks
+
+    def _infer(self) -> dict[str, Shape]:
+        shapes = {INPUT: self.input}
+        for node in self.nodes:
+            name = node.name or ""
+            try:
+                shape = node.shape(*(shapes[i] for i in node.inputs or ()))
+                sizes = [shape, *(a.shape for a in node.params(*(shapes[i] for i in node.inputs or ())).values())]
+            except ValueError as problem:
+                raise GraphError(str(problem)) from None
+            if max(map(math.prod, sizes)) > MAX_SIZE:
+                raise GraphError(f"{name}: its arrays would have more than 2**48 elements; {_times(shape)} is too large")
+            shapes[name] = shape
+        if self.loss is not None:
+            try:
+                self.loss.check(shapes[self.output])
+            except ValueError as problem:
+                raise GraphError(f"{self.output}: {problem}") from None
+        return shapes
+
+    def _check_use(self) -> None:
+        read = {i for node in self.nodes for i in node.inputs or ()}
+        for node in self.nodes[:-1]:
+            if node.name not in read:
+                raise GraphError(f"{node.name}: no node reads it; name it in the inputs of a later node or remove it")
+        if INPUT not in read:
+            raise GraphError(f"{self.nodes[0].name}: no node reads the input of the graph")
+
+
+def _as_ops(nodes: Iterable[Op]) -> tuple[Op, ...]:
+    if isinstance(nodes, Op):
+        raise GraphError(f"a graph is built from a list of op nodes, got one {type(nodes).__name__}; write [{nodes}]")
+    try:
+        listed = tuple(nodes)
+    except TypeError:
+        raise GraphError(f"a graph is built from a list of op nodes, got {type(nodes).__name__}") from None
+    if not listed:
+        raise GraphError("a graph needs at least one node, got an empty list")
+    for place, node in enumerate(listed, 1):
+        if isinstance(node, type) and issubclass(node, Op):
+            raise GraphError(f"node {place} is the class {node.__name__}; write {node.__name__}(...) with its settings")
+        if not isinstance(node, Op):
+            raise GraphError(f"node {place} is no op but {type(node).__name__} {node!r}; the ops are {', '.join(OPS)}")
+    return listed
+
+
+def _as_input(shape: Any) -> Shape:
+    try:
+        sizes = tuple(whole(s) for s in (shape if isinstance(shape, (tuple, list)) else (shape,)))
+    except ValueError:
+        sizes = ()
+    if len(sizes) not in (1, 3) or min(sizes) < 1:
+        raise GraphError(f"input must be (channels, height, width) or (features,), all at least 1 and without the batch, got {shape!r}")
+    if math.prod(sizes) > MAX_SIZE:
+        raise GraphError(f"input: {_times(sizes)} is more than 2**48 elements")
+    return sizes
+
+
+def _name(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
+    taken: set[str] = {INPUT}
+    for node in nodes:
+        if node.name is None:
+            continue
+        if not isinstance(node.name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", node.name) or keyword.iskeyword(node.name):
+            raise GraphError(f"{node.name!r} is no name for a node; use letters, digits and _ beginning with a letter, such as 'conv_a'")
+        if node.name in taken:
+            raise GraphError("'input' names the data; give the node another name" if node.name == INPUT
+                             else f"{node.name}: two nodes have this name; names must differ")
+        taken.add(node.name)
+    counts: dict[str, int] = {}
+    named = []
+    for node in nodes:
+        if node.name is None:
+            while (name := f"{node.label}{counts.setdefault(node.label, 1)}") in taken:
+                counts[node.label] += 1
+            taken.add(name)
+            node = dataclasses.replace(node, name=name)
+        named.append(node)
+    return tuple(named)
+
+
+def _connect(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
+    known = [INPUT]
+    connected = []
+    for node in nodes:
+        name = node.name or ""
+        if node.inputs is None:
+            if node.several:
+                raise GraphError(f"{name}: {type(node).__name__} reads several nodes; name them: inputs=(..., ...)")
+            node = dataclasses.replace(node, inputs=(known[-1],))
+        names = node.inputs or ()
+        for i in names:
+            if i not in known:
+                later = any(i == other.name for other in nodes)
+                near = difflib.get_close_matches(str(i), known, 1)
+                raise GraphError(f"{name}: reads {i!r}, which " + ("comes later; a node can only read nodes before it" if later else
+                                 f"is no node before it; {'did you mean ' + repr(near[0]) + '?' if near else 'there are ' + ', '.join(known)}"))
+        if node.several and len(names) < 2:
+            raise GraphError(f"{name}: {type(node).__name__} needs at least two inputs, got {len(names)}")
+        if not node.several and len(names) != 1:
+            raise GraphError(f"{name}: {type(node).__name__} reads one node, got {len(names)} inputs; join them with Add or Concat first")
+        known.append(name)
+        connected.append(node)
+    return tuple(connected)
+
+
+def _op_from_dict(row: Any, place: int) -> Op:
+    if not isinstance(row, Mapping) or not isinstance(row.get("op"), str):
+        raise GraphError(f"node {place} must be a dict with an 'op', got {row!r}")
+    settings = dict(row)
+    kind = settings.pop("op")
+    if kind not in OPS:
+        near = difflib.get_close_matches(kind, OPS, 1)
+        raise GraphError(f"node {place}: there is no op {kind!r}; {f'did you mean {near[0]!r}?' if near else 'the ops are ' + ', '.join(OPS)}")
+    op = OPS[kind]
+    fields = {f.name: f for f in dataclasses.fields(op) if f.init}  # type: ignore[arg-type]
+    for key in settings:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, 1)
+            raise GraphError(f"node {place}: {kind} has no setting {key!r}; {f'did you mean {near[0]!r}?' if near else 'it has ' + ', '.join(fields)}")
+    for key, field in fields.items():
+        if field.default is dataclasses.MISSING and key not in settings:
+            raise GraphError(f"node {place}: {kind} needs the setting {key!r}")
+    try:
+        return op(**settings)
+    except (ValueError, TypeError) as problem:
+        raise GraphError(f"node {place}: {problem}") from None
+
+
+def _times(shape: Shape) -> str:
+    return " x ".join(map(str, shape))
+
+
+def align(table: list[list[str]], right: tuple[int, ...] = ()) -> str:
+    """A table of texts in columns; the columns in `right` end flush."""
+    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+    lines = ["  ".join(cell.rjust(w) if k in right else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+             for row in table]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

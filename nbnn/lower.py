@@ -1,0 +1,362 @@
+"""From a graph to a list of kernel calls on planned memory: passes in one tuple, of which any can be the last.
+
+    infer         the graph as it is: nodes, shapes, which halves of the work there are
+    list_calls    each node's kernel calls, in the node's own words
+    route         words become arrays of the whole net: who reads whose output, where gradients meet, what needs no gradient
+    plan_buffers  every array gets its place in an arena, its strides and its frame of zeros
+    emit          the source text of the step (see `codegen`)
+
+Every pass takes a `Lowered` and returns a new one; `str` of it shows the stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from nbnn.graph import INPUT, Graph, align
+from nbnn.ops import Array, Call, Form, Op, Shape, call, picture
+
+MAX_SLOTS = 16  # partial sums of the gradient of a convolution's weights; fixed, so that no result depends on the threads
+SLOT_BYTES = 1 << 25  # and fewer where together they would need more memory than this
+
+
+@dataclass(frozen=True)
+class Section:
+    """The calls that belong to one node in one of the three lists, with the names of the whole net once routed."""
+
+    node: str
+    title: str
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Where an array lies. Offsets, strides and sizes count elements; those of a `batched` array are per example of the capacity."""
+
+    arena: str  # params, grads, state, acts, work
+    start: int
+    shape: tuple  # the first entry may be "n" or "slots"
+    strides: tuple[int, ...]
+    size: int  # elements from the first to the end of the room behind the last; per example where batched
+    halo: int = 0
+    batched: bool = False
+    slots: int = 0
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A net on its way to source text. Later passes fill more of it."""
+
+    graph: Graph
+    dtype: str
+    lanes: int
+    stage: str = "graph"
+    training: tuple[Section, ...] = ()
+    inference: tuple[Section, ...] = ()
+    backward: tuple[Section, ...] = ()
+    arrays: dict[str, Array] = field(default_factory=dict)  # routed name -> what it is
+    owners: dict[str, tuple[str, str]] = field(default_factory=dict)  # routed name -> (node, kind of array)
+    names: dict[tuple[str, str], str] = field(default_factory=dict)  # (node, its own word) -> routed name
+    aliases: dict[str, str] = field(default_factory=dict)  # outside training: output -> the tensor that it is
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)  # arena -> elements (acts: per example)
+    decayed: int = 0  # the first so many parameters are weights
+    source: str = ""
+
+    def __str__(self) -> str:
+        if self.source:
+            return self.source
+        if not self.training:
+            return str(self.graph)
+        lines = []
+        for title, sections in (("training", self.training), ("inference", self.inference), ("backward", self.backward)):
+            lines += [f"{title}:", *(f"    {s.node}: {_show(c)}" for s in sections for c in s.calls)]
+        if self.buffers:
+            table = [["array", "arena", "start", "shape", "strides", "frame"]]
+            table += [[name, b.arena, f"{b.start}{' per example' if b.batched else ''}", str(b.shape), str(b.strides), str(b.halo or "")]
+                      for name, b in self.buffers.items()]
+            lines += ["", align(table, right=(2,))]
+        return "\n".join(lines)
+
+
+def _show(c: Call) -> str:
+    words = [f"{o.name}:{o.kind}{list(o.settings) or ''}" if isinstance(o, Form) else str(o) for o in c.operands]
+    return f"{c.kernel}({', '.join(words)})"
+
+
+def infer(net: Lowered) -> Lowered:
+    """Names and shapes: the graph has found and checked them when it was made."""
+    return net
+
+
+def list_calls(net: Lowered) -> Lowered:
+    """Ask each op for its kernel calls."""
+    training, inference, backward = [], [], []
+    for node in net.graph.nodes:
+        shapes = net.graph.input_shapes(node)
+        title = f"{node}   {_arrow(net.graph, node)}"
+        training.append(Section(node.name or "", title, tuple(node.forward(*shapes))))
+        inference.append(Section(node.name or "", title, () if node.passes else tuple(node.inference(*shapes))))
+        backward.insert(0, Section(node.name or "", title, (*node.backward_params(*shapes), *node.backward_input(*shapes))))
+    return replace(net, training=tuple(training), inference=tuple(inference), backward=tuple(backward))
+
+
+def _arrow(graph: Graph, node: Op) -> str:
+    return f"{' + '.join(_times(s) for s in graph.input_shapes(node))} -> {_times(graph.shapes[node.name or ''])}"
+
+
+def _times(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def route(net: Lowered) -> Lowered:
+    """Give the arrays of all nodes their names in the net, and lead gradients to where they are needed."""
+    graph = net.graph
+    scope = _Scope(graph)
+    needs = {INPUT: False}  # whether any parameter lies at or before a tensor: only then somebody wants its gradient
+    for node in graph.nodes:
+        needs[node.name or ""] = bool(node.params(*graph.input_shapes(node))) or any(needs[i] for i in node.inputs or ())
+    training = tuple(replace(s, calls=scope.rename(s.node, s.calls)) for s in net.training)
+    inference = tuple(replace(s, calls=scope.rename(s.node, s.calls)) for s in net.inference if s.calls)
+    backward = []
+    reached: set[str] = set()
+    if graph.loss is not None:
+        loss_call = graph.loss.call()
+        words = {"x": graph.output, "dx": f"d_{graph.output}", "labels": "labels", "losses": "losses", "target": "target"}
+        scope.declare(f"d_{graph.output}", graph.output, "gradient", _tensor(graph.shapes[graph.output]))
+        if not graph.loss.classifies:
+            scope.declare("target", graph.output, "target", _tensor(graph.shapes[graph.output]))
+        backward.append(Section("loss", str(graph.loss), (_rename(loss_call, words),)))
+        reached.add(graph.output)
+        for section in net.backward:
+            node = scope.nodes[section.node]
+            if needs[section.node]:
+                backward.append(replace(section, calls=tuple(scope.route_back(node, needs, reached))))
+    aliases: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.passes:
+            source = (node.inputs or ())[0]
+            aliases[node.name or ""] = aliases.get(source, source)
+    inference = tuple(replace(s, calls=tuple(_rename(c, aliases) for c in s.calls)) for s in inference)
+    return replace(net, training=training, inference=inference, backward=tuple(backward), arrays=scope.arrays, owners=scope.owners,
+                   names=scope.names, aliases=aliases)
+
+
+def _tensor(shape: Shape) -> Array:
+    channels, height, width = picture(shape)
+    return Array(("n", height, width, channels))
+
+
+def _rename(c: Call, words: dict[str, str]) -> Call:
+    """The call with its names looked up; numbers and runtime values stay."""
+    def one(operand: object) -> object:
+        if isinstance(operand, Form) and operand.kind != "value":
+            return operand._replace(name=words.get(operand.name, operand.name))
+        return words.get(operand, operand) if isinstance(operand, str) else operand
+    return Call(c.kernel, tuple(one(o) for o in c.operands))
+
+
+class _Scope:
+    """The names of all arrays of a net, found while its nodes are walked."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes = {n.name or "": n for n in graph.nodes}
+        self.arrays: dict[str, Array] = {}
+        self.owners: dict[str, tuple[str, str]] = {}
+        self.words: dict[str, dict[str, str]] = {}
+        self.names: dict[tuple[str, str], str] = {}
+        for name, shape in graph.shapes.items():
+            self.declare(name, name, "value", _tensor(shape))
+        for name, node in self.nodes.items():
+            shapes = graph.input_shapes(node)
+            words = {"y": name, "dy": f"d_{name}"}
+            for k, source in enumerate(node.inputs or ()):
+                words |= {f"x{k}": source} | ({"x": source} if k == 0 else {})
+            for kind, found in (("params", node.params(*shapes)), ("state", node.state(*shapes)), ("scratch", node.scratch(*shapes))):
+                for local, array in found.items():
+                    words[local] = self.declare(f"{name}_{local}", name, kind, array)
+                    if kind == "params":
+                        words[f"d{local}"] = self.declare(f"{name}_d{local}", name, "grads", array)
+            self.words[name] = words
+            self.names |= {(name, local): routed for local, routed in words.items()}
+
+    def declare(self, name: str, node: str, kind: str, array: Array) -> str:
+        while name in self.arrays:  # a node may be called conv1_w
+            name += "_"
+        self.arrays[name] = array
+        self.owners[name] = (node, kind)
+        return name
+
+    def rename(self, node: str, calls: tuple[Call, ...]) -> tuple[Call, ...]:
+        index = list(self.nodes).index(node) + 1
+        return tuple(_number_node(_rename(c, self.words[node]), index) for c in calls)
+
+    def route_back(self, node: Op, needs: dict[str, bool], reached: set[str]) -> list[Call]:
+        """The backward calls of a node. The first gradient that reaches a tensor is written there, later ones are added to it."""
+        name, graph = node.name or "", self.graph
+        shapes = graph.input_shapes(node)
+        words, sums, unwanted = dict(self.words[name]), [], set()
+        for k, source in enumerate(node.inputs or ()):
+            target = f"d_{source}"
+            if not needs[source]:
+                unwanted.add(f"dx{k}")
+            elif source not in reached:
+                reached.add(source)
+                if target not in self.arrays:
+                    self.declare(target, source, "gradient", _tensor(graph.shapes[source]))
+            else:
+                target = self.declare(f"d_{source}_by_{name}", source, "part", _tensor(graph.shapes[source]))
+                sums.append(call("add_forward", f"d_{source}", target, f"d_{source}"))
+            words |= {f"dx{k}": target} | ({"dx": target} if k == 0 else {})
+        calls = list(node.backward_params(*shapes))
+        if len(unwanted) < len(shapes):
+            calls += [c for c in node.backward_input(*shapes) if not unwanted & set(map(str, c.operands))]
+        index = list(self.nodes).index(name) + 1
+        return [_number_node(_rename(c, words), index) for c in calls] + sums
+
+
+def _number_node(c: Call, index: int) -> Call:
+    """Dropout's random numbers are keyed by the place of its node."""
+    return Call(c.kernel, tuple(index if o == Form("value", "node") else o for o in c.operands))
+
+
+def plan_buffers(net: Lowered) -> Lowered:
+    """Lay every array into its arena: parameters and gradients alike (weights first), state, activations by example, scratch."""
+    halos = _halos(net)
+    used = {_name_of(o) for s in (*net.training, *net.inference, *net.backward) for c in s.calls for o in c.operands}
+    kinds = {"params": "params", "grads": "grads", "state": "state", "value": "acts", "gradient": "acts", "part": "acts", "target": "acts"}
+    order = sorted(net.arrays, key=lambda name: not net.arrays[name].decay)  # weights first; otherwise as they come
+    buffers: dict[str, Buffer] = {}
+    sizes = dict.fromkeys(("params", "grads", "state", "acts", "work"), 0)
+    decayed = 0
+    for name in order:
+        array, (_, kind) = net.arrays[name], net.owners[name]
+        if kind == "scratch" and name not in used:
+            continue
+        batched = array.memory[0] == "n"
+        arena = kinds.get(kind, "acts" if batched else "work")
+        strides = _strides(net, array.memory, halos.get(name, 0), dense=name == INPUT and _dense(net.graph))
+        slots = 0
+        if array.memory[0] == "slots":
+            slots = max(4, min(MAX_SLOTS, SLOT_BYTES // (strides[0] * _itemsize(net.dtype))))
+        first = slots or (1 if batched else array.memory[0])
+        size = strides[0] * first if len(strides) > 1 else row_room(net, array.memory[0])
+        buffer = Buffer(arena, sizes[arena], array.memory, strides, size, halos.get(name, 0), batched, slots)
+        buffers[name] = buffer
+        sizes[arena] = _up(sizes[arena] + buffer.size, 16)
+        if kind == "params" and array.decay:
+            decayed = sizes[arena]
+    return replace(net, buffers={name: buffers[name] for name in net.arrays if name in buffers}, sizes=sizes, decayed=decayed)
+
+
+def _name_of(operand: object) -> object:
+    return operand.name if isinstance(operand, Form) else operand
+
+
+def _halos(net: Lowered) -> dict[str, int]:
+    """The frame of zeros of each tensor: as much as its greediest reader asks for."""
+    halos = dict.fromkeys(net.arrays, 0)
+    for section in (*net.training, *net.inference, *net.backward):
+        for c in section.calls:
+            for operand in c.operands:
+                if isinstance(operand, Form) and operand.kind == "padded":
+                    halos[operand.name] = max(halos[operand.name], operand.settings[0])
+    return halos
+
+
+def _dense(graph: Graph) -> bool:
+    """Whether the input can do without room behind its channels: all who read it read it number by number."""
+    names = {INPUT}
+    for node in graph.nodes:
+        if names & set(node.inputs or ()):
+            if node.passes:
+                return False  # computed whole registers at a time
+            if not node.dense_input:
+                return False
+    return True
+
+
+def _itemsize(dtype: str) -> int:
+    return 4 if dtype == "float32" else 8
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def row_room(net: Lowered, columns: int) -> int:
+    """The elements from one row of `columns` numbers to the next: whole registers, and one more where rows would be a multiple of
+    1 KiB apart: such rows fall into the same few cache sets (measured: the multiply loses up to half of its speed)."""
+    if net.lanes == 1:
+        return columns
+    room = _up(columns, net.lanes)
+    return room + net.lanes if room * _itemsize(net.dtype) % 1024 == 0 else room
+
+
+def _strides(net: Lowered, memory: tuple, halo: int, dense: bool) -> tuple[int, ...]:
+    sides = list(memory)
+    if len(memory) == 4 and memory[0] == "n":
+        sides[1:3] = [s + 2 * halo for s in memory[1:3]]
+    strides = [1]
+    step = memory[-1] if dense else row_room(net, memory[-1])
+    for side in reversed(sides[:-1]):
+        strides.insert(0, step)
+        step *= side if isinstance(side, int) else 1
+    if memory[0] == "n":
+        strides[0] = _up(strides[0], 16)
+    return tuple(strides) if len(memory) > 1 else (1,)
+
+
+def emit(net: Lowered) -> Lowered:
+    """Write the step as source text."""
+    from nbnn.codegen import source_text
+
+    return replace(net, source=source_text(net))
+
+
+PASSES: tuple[Callable[[Lowered], Lowered], ...] = (infer, list_calls, route, plan_buffers, emit)
+
+
+def lower(graph: Graph, *, dtype: str = "float32", lanes: int | None = None, stop: str | None = None) -> Lowered:
+    """Run the passes; `stop` names the last one. `lanes` is the register width in elements, that of this machine by default."""
+    names = [p.__name__ for p in PASSES]
+    if stop is not None and stop not in names:
+        raise ValueError(f"there is no pass {stop!r}; the passes are {', '.join(names)}")
+    if lanes is None:
+        from nbnn.kernels.simd import lanes_of
+
+        lanes = lanes_of(dtype)
+    net = Lowered(graph, dtype, lanes)
+    for step in PASSES:
+        net = verify(replace(step(net), stage=step.__name__))
+        if step.__name__ == stop:
+            break
+    return net
+
+
+def verify(net: Lowered) -> Lowered:
+    """Hold a stage to what must be true of it; names the pass that broke it."""
+    def broken(what: str) -> None:
+        raise AssertionError(f"after {net.stage}: {what}")
+    if net.stage in ("route", "plan_buffers", "emit"):
+        for section in (*net.training, *net.inference, *net.backward):
+            for c in section.calls:
+                for o in c.operands:
+                    name = o.name if isinstance(o, Form) else o
+                    if isinstance(name, str) and name not in net.arrays and name not in ("labels", "losses", "seed", "step", "n"):
+                        broken(f"{section.node}: {c.kernel} reads {name!r}, which is no array")
+    if net.stage in ("plan_buffers", "emit"):
+        for arena, size in net.sizes.items():
+            ends = sorted((b.start, b.start + b.size) for b in net.buffers.values() if b.arena == arena)
+            for (_, end), (start, _) in zip(ends, ends[1:], strict=False):
+                if start < end:
+                    broken(f"two arrays overlap at {start} of {arena}")
+            if ends and ends[-1][1] > size:
+                broken(f"the arena {arena} of {size} elements is too small")
+    return net
+
+

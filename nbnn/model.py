@@ -1,0 +1,325 @@
+"""Model: the arenas of a net and its compiled step. `compile` makes one, `load` reads one from a file."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from nbnn import cache, inputs, rules
+from nbnn.arrays import Arrays, arena, people_view
+from nbnn.graph import INPUT, Graph, align
+from nbnn.initial import initial_values
+from nbnn.kernels.constants import BLOCK, CODES
+from nbnn.lower import Lowered, lower
+
+_forked = False
+_one_at_a_time = threading.RLock()  # for threading layers that cannot launch from two threads at once
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True  # a forked child must not launch OpenMP regions: it computes in one thread
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def compile(graph: Graph, *, batch: int | None = None, dtype: str = "float32", seed: int = 0, backend: str = "numba",
+            algorithm: str = "auto") -> Model:
+    """Turn a graph into a model with fresh weights.
+
+    `batch` is the largest minibatch to make room for at once; larger ones make more room when they come. `seed` fixes the
+    weights and dropout. `backend="numpy"` runs the same step on the reference kernels. `algorithm="direct"` rules out
+    algorithms that round differently from a plain sum.
+    """
+    return Model(graph, batch=batch, dtype=dtype, seed=seed, backend=backend, algorithm=algorithm)
+
+
+class Model:
+    """A net that computes. Its arrays are views on flat buffers: `params`, `grads`, and `state` (running statistics)."""
+
+    def __init__(self, graph: Graph, *, batch: int | None = None, dtype: str = "float32", seed: int = 0, backend: str = "numba",
+                 algorithm: str = "auto") -> None:
+        if not isinstance(graph, Graph):
+            raise TypeError(f"compile takes a Graph, got {type(graph).__name__}; build one with nbnn.Graph([...], input=..., loss=...)")
+        for name, value, allowed in (("dtype", str(np.dtype(dtype)) if _is_dtype(dtype) else dtype, ("float32", "float64")),
+                                     ("backend", backend, ("numba", "numpy")), ("algorithm", algorithm, ("auto", "direct"))):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        self.graph, self.dtype, self.seed = graph, str(np.dtype(dtype)), _seed(seed)
+        self.backend, self.algorithm = backend, algorithm
+        self.lowered: Lowered = lower(graph, dtype=self.dtype, lanes=1 if backend == "numpy" else None)
+        sizes = self.lowered.sizes
+        self._params, self._grads, self._state = (arena(sizes[k], self.dtype) for k in ("params", "grads", "state"))
+        self._work = arena(sizes["work"], self.dtype)
+        self.params, self.grads, self.state = self._arrays("params"), self._arrays("grads"), self._arrays("state")
+        for name, value in initial_values(graph, self.seed).items():
+            (self.params if name in self.params else self.state)[name] = value
+        self.steps_taken = 0  # also what dropout's random numbers of the next step are keyed by
+        self._memory = rules.Memory()
+        self._step: Any = None
+        self._prepared: set[str] = set()
+        self._capacity = 0
+        if batch is not None:
+            self._make_room(inputs.positive(batch, "batch"))
+
+    # ---- what it is
+
+    def source(self) -> str:
+        """The generated step, as it is compiled."""
+        return self.lowered.source
+
+    def summary(self) -> str:
+        """The graph with its shapes, parameters and multiply-adds, and the bytes that the model takes."""
+        sizes = self.lowered.sizes
+        width = np.dtype(self.dtype).itemsize
+        rows = [["bytes", ""], ["parameters", f"{sizes['params'] * width:,}"], ["gradients", f"{sizes['grads'] * width:,}"],
+                ["state", f"{sizes['state'] * width:,}"], ["scratch", f"{sizes['work'] * width:,}"],
+                ["activations and gradients of one example", f"{sizes['acts'] * width:,}"]]
+        return f"{self.graph}\n\n{align(rows, right=(1,))}"
+
+    def __repr__(self) -> str:
+        return f"<nbnn.Model of {len(self.graph.nodes)} nodes, {self.graph.parameter_count:,} parameters, {self.dtype}, {self.backend}>"
+
+    # ---- computing
+
+    def loss(self, X: Any, y: Any = None, *, reg: float = 0.0) -> Any:
+        """`loss(X)` gives the scores outside training; `loss(X, y)` gives (loss, gradients by name) of X as one minibatch.
+
+        With y the net is in training: batchnorm uses and follows the minibatch, dropout drops. The masks are those of the
+        next step, so that asking twice gives the same answer. `reg` adds 0.5 * reg * sum(w * w) over the weights.
+        """
+        x = inputs.examples(X, self.graph)
+        if y is None:
+            return self._scores(x)
+        value = self._gradients(x, self._targets(y, len(x)), np.arange(len(x)))
+        if reg:
+            decayed = self.lowered.decayed
+            weights = self._params[:decayed]
+            value += 0.5 * reg * float(np.dot(weights, weights))
+            self._grads[:decayed] += np.asarray(reg, self.dtype) * weights
+        return value, self.grads.copies()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class of each example; the output itself where the loss does not classify."""
+        scores = self._scores(inputs.examples(X, self.graph))
+        loss = self.graph.loss
+        return scores.argmax(axis=1) if loss is not None and loss.classifies else scores
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The softmax of the scores: the probability of each class."""
+        if self.graph.loss is None or not self.graph.loss.classifies:
+            raise ValueError("predict_proba needs a net with the softmax or the svm loss; predict gives the output itself")
+        scores = self._scores(inputs.examples(X, self.graph))
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def evaluate(self, X: Any, y: Any) -> dict[str, float]:
+        """The mean loss over all of X outside training, and the accuracy where the loss classifies."""
+        from nbnn.check import loss_of_scores
+
+        x = inputs.examples(X, self.graph)
+        given = self._targets(y, len(x))
+        scores = self._scores(x)
+        found = {"loss": loss_of_scores(self.graph, scores, given)}
+        if self._needed_loss().classifies:
+            found["accuracy"] = float((scores.argmax(axis=1) == given).mean())
+        return found
+
+    def train_steps(self, X: Any, y: Any, *, update_rule: str = "adam", optim_config: dict[str, Any] | None = None, reg: float = 0.0,
+                    indices: Any = None, steps: int = 1, clip: float = 0.0) -> np.ndarray:
+        """Take steps in compiled code and return their losses.
+
+        Each row of `indices` is a minibatch; without it each of `steps` steps takes all of X. The rule's memory lives on from
+        call to call until another rule is named. `clip` holds the norm of the whole gradient to that length.
+        """
+        x = inputs.examples(X, self.graph)
+        given = self._targets(y, len(x))
+        if indices is None:
+            rows = np.tile(np.arange(len(x)), (inputs.positive(steps, "steps"), 1))
+        else:
+            rows = inputs.minibatches(indices, len(x))
+        self._memory.use(update_rule, optim_config, self._params)
+        losses = self._train(x, given, rows, np.full(len(rows), self._memory.rate), reg=reg, clip=clip)
+        if not np.isfinite(losses[-1]):
+            raise self._explain(x, float(losses[-1]), len(losses))
+        return losses
+
+    def verify(self, **options: Any) -> Any:
+        """Hold this net to its reference and to numeric gradients; see `nbnn.check.verify`."""
+        from nbnn.check import verify
+
+        return verify(self, **options)
+
+    # ---- keeping
+
+    def save(self, path: Any) -> None:
+        """Write weights, running statistics and the graph into one safetensors file, atomically."""
+        from nbnn.files import save
+
+        save(self, path)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and running statistics by name."""
+        return {**self.params.copies(), **self.state.copies()}
+
+    def load_state_dict(self, arrays: dict[str, Any]) -> None:
+        """Take parameters and running statistics from a dict; every name must be there, with its shape."""
+        wanted = {**dict.fromkeys(self.params, self.params), **dict.fromkeys(self.state, self.state)}
+        problems = [f"{name} is missing" for name in wanted if name not in arrays]
+        problems += [f"{name} is unknown" for name in arrays if name not in wanted]
+        problems += [f"{name} must be {wanted[name][name].shape}, got {np.shape(value)}" for name, value in arrays.items()
+                     if name in wanted and np.shape(value) != wanted[name][name].shape]
+        if problems:
+            raise ValueError(f"these arrays do not fit the graph: {'; '.join(problems)}")
+        for name, value in arrays.items():
+            wanted[name][name] = value
+
+    def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
+        """Parameters and state as two flat copies, for `restore`."""
+        return self._params.copy(), self._state.copy()
+
+    def restore(self, snapshot: tuple[np.ndarray, np.ndarray]) -> None:
+        self._params[:], self._state[:] = snapshot
+
+    # ---- the compiled step
+
+    def _arrays(self, kind: str) -> Arrays:
+        buffer = {"params": self._params, "grads": self._grads, "state": self._state}[kind]
+        found = {}
+        for node in self.graph.nodes:
+            shapes = self.graph.input_shapes(node)
+            for local in (node.state if kind == "state" else node.params)(*shapes):
+                routed = self.lowered.names[node.name or "", f"d{local}" if kind == "grads" else local]
+                found[f"{node.name}.{local}"] = people_view(buffer, self.lowered.buffers[routed], self.lowered.arrays[routed])
+        return Arrays(found)
+
+    def _make_room(self, count: int) -> None:
+        if count <= self._capacity:
+            return
+        needed = count * self.lowered.sizes["acts"] * np.dtype(self.dtype).itemsize
+        try:
+            self._acts = arena(count * self.lowered.sizes["acts"], self.dtype)
+        except MemoryError:
+            raise MemoryError(f"a batch of {count} needs {needed / 2**30:.1f} GiB for activations and gradients; use a smaller batch") from None
+        self._labels, self._losses = np.zeros(count, np.int64), np.zeros(count)
+        self._capacity = count
+
+    def _call(self, name: str, *args: Any) -> Any:
+        if self._step is None:
+            self._step = cache.import_text(self.lowered.source, jitted=self.backend == "numba")
+        function = getattr(self._step, name)
+        if self.backend == "numpy":
+            return function(*args)
+        if name not in self._prepared:
+            import numba
+
+            with cache.numba_folder():
+                function.compile(tuple(numba.typeof(a) for a in args))
+            self._prepared.add(name)
+        from nbnn.kernels.jit import launches_share_state
+
+        if launches_share_state():
+            with _one_at_a_time:
+                return function(*args)
+        return function(*args)
+
+    def _threads(self) -> int:
+        if self.backend == "numpy" or _forked:
+            return 1
+        import numba
+
+        return numba.get_num_threads()
+
+    def _data(self, x: np.ndarray) -> tuple[Any, int]:
+        """An array as the gather kernel takes it: its address, or for the reference the array itself."""
+        return (x if self.backend == "numpy" else x.__array_interface__["data"][0]), CODES[x.dtype.name]
+
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        self._make_room(min(len(x), max(self._capacity, 128)))
+        buffer = self.lowered.buffers[self.lowered.aliases.get(self.graph.output, self.graph.output)]
+        scores = np.empty((len(x), *self.graph.output_shape), self.dtype)
+        for first in range(0, len(x), self._capacity):
+            rows = np.arange(first, min(first + self._capacity, len(x)))
+            self._call("predict", self._threads(), len(rows), self._capacity, *self._data(x), rows, self._params, self._state,
+                       self._acts, self._work)
+            start = buffer.start * self._capacity + buffer.halo * (buffer.strides[1] + buffer.strides[2])
+            found = np.lib.stride_tricks.as_strided(self._acts[start:], (len(rows), *buffer.shape[1:]),
+                                                    [s * self._acts.itemsize for s in buffer.strides])
+            scores[rows] = found.transpose(0, 3, 1, 2).reshape(len(rows), *self.graph.output_shape)
+        return scores
+
+    def _gradient_arguments(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, batch: int, out: np.ndarray) -> tuple:
+        self._make_room(batch)
+        if self._needed_loss().classifies:
+            targets = (given, self._labels[:batch], 0 if self.backend == "numba" else None, 0)
+        else:
+            targets = (self._labels[:0], self._labels[:batch], *self._data(given))
+        return (self._threads(), batch, self._capacity, *self._data(x), rows, *targets, self._params, self._grads, self._state,
+                self._acts, self._work, self._losses[:batch], out, self.seed, self.steps_taken)
+
+    def _gradients(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray) -> float:
+        out = np.zeros(1)
+        self._call("gradients", *self._gradient_arguments(x, given, rows, len(rows), out))
+        if not np.isfinite(out[0]):
+            raise self._explain(x, out[0], 1)
+        return float(out[0])
+
+    def _train(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, rates: np.ndarray, *, reg: float, clip: float) -> np.ndarray:
+        """Checked arrays in, losses out; ends early at a loss that is not finite, which is then the last one."""
+        memory = self._memory
+        losses = np.zeros(len(rows))
+        arguments = self._gradient_arguments(x, given, rows.reshape(-1), rows.shape[1], losses)
+        sums = np.zeros(-(-len(self._params) // BLOCK))
+        taken = self._call("train", len(rows), *arguments, memory.code, memory.settings, np.asarray(rates, np.float64), float(reg),
+                           float(clip), memory.m, memory.v, sums)
+        self.steps_taken += int(taken)
+        return losses[:taken + 1]
+
+    def _needed_loss(self) -> Any:
+        if self.graph.loss is None:
+            raise ValueError('this graph has no loss, so it can only predict; build it with loss="softmax", "svm" or "mse" to train it')
+        return self.graph.loss
+
+    def _targets(self, y: Any, count: int) -> np.ndarray:
+        return (inputs.labels if self._needed_loss().classifies else inputs.targets)(y, count, self.graph)
+
+    def _explain(self, x: np.ndarray, value: float, step: int) -> FloatingPointError | ValueError:
+        """Why a loss is not finite: the data, or the parameters, or the step that was too long."""
+        found = inputs.not_finite(x, "X")
+        if found:
+            return ValueError(found)
+        for name, view in self.params.items():
+            if not np.isfinite(view).all():
+                return FloatingPointError(f"the loss is {value} because {name} is not finite; the weights were spoilt before this step")
+        return FloatingPointError(f"the loss is {value} at step {step} of this call, and the parameters are those of the step before; "
+                                  "lower the learning rate, clip the gradient or scale the data")
+
+
+def _is_dtype(dtype: Any) -> bool:
+    try:
+        np.dtype(dtype)
+    except TypeError:
+        return False
+    return True
+
+
+def _seed(seed: Any) -> int:
+    number = inputs.whole(seed)
+    if not 0 <= number < 2**63:
+        raise ValueError(f"seed must be at least 0 and below 2**63, got {seed!r}")
+    return number
+
+
+def load(path: Any, *, backend: str = "numba", dtype: str | None = None) -> Model:
+    """The model that `save` wrote: graph, weights and running statistics."""
+    from nbnn.files import load as load_file
+
+    return load_file(path, backend=backend, dtype=dtype)
+
+
+__all__ = ["INPUT", "Model", "compile", "load"]

@@ -1,0 +1,752 @@
+"""Every op: its settings, its equation, its shape rule, its parameters, and the kernels that it calls.
+
+An op is one class. To add one, read `MaxPool` below: `shape` says what comes out of what goes in and refuses in a plain
+sentence; `params` and `state` name arrays that outlive a step, `scratch` those that do not; `forward`, `backward_params` and
+`backward_input` list kernel calls. An operand of a call is a number, or the name of an array seen from the node:
+
+    x, y, dx, dy     the input, the output, their gradients (x0, x1 ... where an op has several inputs)
+    w, dw, mean ...  a parameter, its gradient, a state or a scratch array of the op
+
+A form around a name asks for another view of the same memory: `padded("x", 1)` with a frame of one zero, `rows("y")` as one row
+per example, `flat("dw")` as one run of numbers, `every("mean")` the same row for each example.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+Shape = tuple[int, ...]
+MAX_SIZE = 2**48  # no dimension, stride or count beyond this is meant seriously
+
+
+class Form(NamedTuple):
+    """An operand that is another view of a named array."""
+
+    kind: str
+    name: str
+    settings: tuple = ()
+
+
+class Call(NamedTuple):
+    """One kernel call: the kernel's name and its operands in order."""
+
+    kernel: str
+    operands: tuple
+
+
+class Array(NamedTuple):
+    """An array that belongs to a node. `memory` is its shape as the kernels see it; the last axis gets room for whole registers.
+
+    `axes` turns memory into the shape that people know, after `merged` leading axes have been made one. A first dimension "n" is
+    the minibatch, "slots" the number of partial sums. `decay` says that L2 and weight decay apply.
+    """
+
+    memory: tuple
+    axes: tuple[int, ...] | None = None
+    merged: int = 0
+    decay: bool = False
+    fan: tuple[float, float] = (0.0, 0.0)
+    init: str = "zeros"
+
+    @property
+    def shape(self) -> Shape:
+        """The shape that people know."""
+        shape = self.memory
+        if self.merged:
+            shape = (math.prod(shape[: self.merged]), *shape[self.merged:])
+        return tuple(shape[a] for a in self.axes) if self.axes else shape
+
+
+def call(kernel: str, *operands: Any) -> Call:
+    return Call(kernel, operands)
+
+
+def padded(name: str, pad: int) -> Form | str:
+    return Form("padded", name, (pad,)) if pad else name
+
+
+def rows(name: str) -> Form:
+    return Form("rows", name)
+
+
+def flat(name: str) -> Form:
+    return Form("flat", name)
+
+
+def every(name: str) -> Form:
+    return Form("every", name)
+
+
+def whole(value: Any) -> int:
+    """A whole number as an int: 3, 3.0 and NumPy's integers; anything else is an error."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer():
+        return int(value)
+    raise ValueError(f"{value!r} is not a whole number")
+
+
+def picture(shape: Shape) -> tuple[int, int, int]:
+    """(channels, height, width) of a picture, or of a vector seen as a picture of one place."""
+    return (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
+
+
+def times(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+@dataclass(frozen=True)
+class Op:
+    """The base of every op: a name and the names of its inputs, both optional."""
+
+    name: str | None = dataclasses.field(default=None, kw_only=True)
+    inputs: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
+
+    several: ClassVar[bool] = False  # takes two or more inputs
+    passes: ClassVar[bool] = False  # outside training its output is its input
+    dense_input: ClassVar[bool] = False  # reads its input one number at a time, so the input needs no room behind its channels
+    label: ClassVar[str] = ""  # automatic names begin with it
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inputs, str):
+            object.__setattr__(self, "inputs", (self.inputs,))
+        elif self.inputs is not None:
+            object.__setattr__(self, "inputs", tuple(self.inputs))
+        self.check()
+
+    def check(self) -> None:
+        """Refuse impossible settings."""
+
+    def refuse(self, sentence: str) -> None:
+        raise ValueError(f"{self.name or type(self).__name__}: {sentence}")
+
+    def set_whole(self, field: str, least: int) -> None:
+        """Hold a setting to a whole number of at least `least`."""
+        value = getattr(self, field)
+        try:
+            number = whole(value)
+        except ValueError:
+            self.refuse(f"{field} must be a whole number of at least {least}, got {value!r}")
+        if not least <= number <= MAX_SIZE:
+            self.refuse(f"{field} must be at least {least}{'' if number < least else ' and below 2**48'}, got {value!r}")
+        object.__setattr__(self, field, number)
+
+    def set_share(self, field: str, low: float, high: float) -> None:
+        """Hold a setting to a number from low to high."""
+        value = getattr(self, field)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) <= high:
+            self.refuse(f"{field} must be a number from {low:g} to {high:g}, got {value!r}")
+        object.__setattr__(self, field, float(value))
+
+    def one_of(self, field: str, allowed: tuple[str, ...]) -> None:
+        if getattr(self, field) not in allowed:
+            self.refuse(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that are not at their default, name and inputs left out."""
+        found = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("name", "inputs") and value != field.default:
+                found[field.name] = value
+        return found
+
+    def __str__(self) -> str:
+        positional = [f.name for f in dataclasses.fields(self) if f.default is dataclasses.MISSING]
+        words = [f"{v!r}" if k in positional else f"{k}={v!r}" for k, v in self.settings().items()]
+        return f"{type(self).__name__}({', '.join(words)})"
+
+    # what an op says about itself; `shapes` are those of its inputs
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def params(self, *shapes: Shape) -> dict[str, Array]:
+        return {}
+
+    def state(self, *shapes: Shape) -> dict[str, Array]:
+        return {}
+
+    def scratch(self, *shapes: Shape) -> dict[str, Array]:
+        return {}
+
+    def multiply_adds(self, *shapes: Shape) -> int:
+        """Of one example, forward."""
+        return 0
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        raise NotImplementedError
+
+    def inference(self, *shapes: Shape) -> list[Call]:
+        """The forward pass outside training."""
+        return self.forward(*shapes)
+
+    def backward_params(self, *shapes: Shape) -> list[Call]:
+        """Gradients of the parameters, and whatever `backward_input` needs of them."""
+        return []
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        raise NotImplementedError
+
+
+INITS = ("he", "xavier", "normal", "zeros", "dirac")
+
+
+@dataclass(frozen=True)
+class _Weighted(Op):
+    """What ops with a weight matrix share: how the weights begin."""
+
+    bias: bool = dataclasses.field(default=True, kw_only=True)
+    init: str = dataclasses.field(default="he", kw_only=True)
+    scale: float = dataclasses.field(default=0.01, kw_only=True)
+
+    dense_input: ClassVar[bool] = True
+
+    def check(self) -> None:
+        if not isinstance(self.bias, bool):
+            self.refuse(f"bias must be True or False, got {self.bias!r}")
+        self.one_of("init", INITS)
+        self.set_share("scale", 0.0, 1e6)
+
+    def bias_params(self, units: int) -> dict[str, Array]:
+        return {"b": Array((units,))} if self.bias else {}
+
+    def bias_scratch(self, units: int) -> dict[str, Array]:
+        return {} if self.bias else {"b": Array((units,))}  # zeros that nobody writes to
+
+
+@dataclass(frozen=True)
+class Conv(_Weighted):
+    """y[n, f, i, j] = b[f] + sum over c, u, v of w[f, c, u, v] * x[n, c, i*stride + u*dilation - pad, j*stride + v*dilation - pad]"""
+
+    filters: int
+    size: int | tuple[int, int]
+    stride: int = 1
+    pad: int = 0
+    dilation: int = 1
+    groups: int = 1
+
+    label: ClassVar[str] = "conv"
+
+    def check(self) -> None:
+        super().check()
+        self.set_whole("filters", 1)
+        pair = isinstance(self.size, (tuple, list))
+        try:
+            window = tuple(whole(s) for s in (self.size if pair else (self.size, self.size)))  # type: ignore[union-attr]
+        except (ValueError, TypeError):
+            window = ()
+        if len(window) != 2 or not all(1 <= s <= MAX_SIZE for s in window):
+            self.refuse(f"size must be a whole number of at least 1, or two of them (height, width), got {self.size!r}")
+        object.__setattr__(self, "size", window if pair and window[0] != window[1] else window[0])
+        self.set_whole("stride", 1)
+        self.set_whole("pad", 0)
+        self.set_whole("dilation", 1)
+        self.set_whole("groups", 1)
+        if self.filters % self.groups:
+            self.refuse(f"{self.filters} filters do not divide into {self.groups} groups; make filters a multiple of groups")
+
+    @property
+    def window(self) -> tuple[int, int]:
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    def shape(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) != 3:
+            self.refuse(f"a convolution reads pictures (channels, height, width), got the vector {shapes[0]}; "
+                        "put it before Affine and Flatten")
+        channels, *sides = shapes[0]
+        if channels % self.groups:
+            self.refuse(f"{channels} channels do not divide into {self.groups} groups")
+        out = [(side + 2 * self.pad - (size - 1) * self.dilation - 1) // self.stride + 1
+               for side, size in zip(sides, self.window, strict=True)]
+        if min(out) < 1:
+            reach = tuple((size - 1) * self.dilation + 1 for size in self.window)
+            missing = max(-(-(r - s - 2 * self.pad) // 2) for r, s in zip(reach, sides, strict=True))
+            self.refuse(f"a {times(reach)} window does not fit its {times(tuple(sides))} input"
+                        + (f" padded by {self.pad}" if self.pad else "")
+                        + f"; pad it by at least {self.pad + missing} or make the window smaller")
+        return (self.filters, *out)
+
+    def params(self, *shapes: Shape) -> dict[str, Array]:
+        channels = shapes[0][0] // self.groups
+        cells = math.prod(self.window)
+        fan = (channels * cells, self.filters // self.groups * cells)
+        w = Array((*self.window, channels, self.filters), (3, 2, 0, 1), decay=True, fan=fan, init=self.init)
+        return {"w": w, **self.bias_params(self.filters)}
+
+    def scratch(self, *shapes: Shape) -> dict[str, Array]:
+        channels = shapes[0][0]
+        found = {"turned": Array((*self.window, self.filters, channels)),
+                 "parts_w": Array(("slots", *self.window, channels, self.filters)),
+                 "parts_b": Array(("slots", self.filters)), **self.bias_scratch(self.filters)}
+        if self.groups > 1:
+            found |= {"dense": Array((*self.window, channels, self.filters)),
+                      "ddense": Array((*self.window, channels, self.filters))}
+        return found
+
+    def _frame(self, *shapes: Shape) -> int:
+        """How many zeros around dy the way back to the input reads."""
+        out, frames = self.shape(*shapes), [0]
+        for side, size, length in zip(shapes[0][1:], self.window, out[1:], strict=True):
+            reach = (size - 1) * self.dilation
+            frames += [-(-(reach - self.pad) // self.stride), (side - 1 + self.pad) // self.stride - (length - 1)]
+        return max(frames)
+
+    def multiply_adds(self, *shapes: Shape) -> int:
+        return math.prod(self.shape(*shapes)) * math.prod(self.window) * shapes[0][0] // self.groups
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        expand = [call("expand_groups", "w", self.groups, "dense")] if self.groups > 1 else []
+        return [*expand, call("conv_forward", padded("x", self.pad), self._weights(), "b", self.stride, self.dilation, "y")]
+
+    def backward_params(self, *shapes: Shape) -> list[Call]:
+        whole_dw = "ddense" if self.groups > 1 else "dw"
+        calls = [call("conv_backward_weights", padded("x", self.pad), "dy", self.stride, self.dilation, "parts_w", "parts_b"),
+                 call("add_slots", flat("parts_w"), flat(whole_dw))]
+        if self.groups > 1:
+            calls.append(call("collect_groups", whole_dw, self.groups, "dw"))
+        if self.bias:
+            calls.append(call("add_slots", "parts_b", "db"))
+        return calls
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        frame = self._frame(*shapes)
+        return [call("turn", Form("cells", self._weights()), Form("cells", "turned")),
+                call("conv_backward_data", padded("dy", frame), "turned", self.stride, self.dilation, self.pad, frame, "dx")]
+
+    def _weights(self) -> str:
+        return "dense" if self.groups > 1 else "w"
+
+
+@dataclass(frozen=True)
+class Affine(_Weighted):
+    """y[n, m] = b[m] + sum over d of x[n, d] * w[d, m]; a picture is read as a vector in the order channel, row, column"""
+
+    units: int
+
+    label: ClassVar[str] = "affine"
+
+    def check(self) -> None:
+        super().check()
+        self.set_whole("units", 1)
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return (self.units,)
+
+    def params(self, *shapes: Shape) -> dict[str, Array]:
+        # kept as (channels, height, width, units), so that its first three axes are the D of people's (D, M)
+        w = Array((*picture(shapes[0]), self.units), merged=3, decay=True, fan=(math.prod(shapes[0]), self.units), init=self.init)
+        return {"w": w, **self.bias_params(self.units)}
+
+    def scratch(self, *shapes: Shape) -> dict[str, Array]:
+        channels, height, width = picture(shapes[0])
+        found = {"turned": Array((height * width, self.units, channels)), **self.bias_scratch(self.units)}
+        if height * width > 1:
+            found["ordered"] = Array((height, width, channels, self.units))
+        return found
+
+    def multiply_adds(self, *shapes: Shape) -> int:
+        return math.prod(shapes[0]) * self.units
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        if math.prod(shapes[0][1:]) == 1:
+            return [call("affine_forward", "x", Form("places", "w"), "b", rows("y"))]
+        return [call("copy_rows", Form("places", "w"), "ordered"), call("affine_forward", "x", "ordered", "b", rows("y"))]
+
+    def backward_params(self, *shapes: Shape) -> list[Call]:
+        calls = [call("affine_backward_weights", "x", rows("dy"), Form("column", "dw"), Form("places", "dw"))]
+        return calls + ([call("add_slots", rows("dy"), "db")] if self.bias else [])
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        w = Form("matrix", "w") if math.prod(shapes[0][1:]) == 1 else Form("cells", "ordered")
+        return [call("turn", w, "turned"), call("affine_backward_data", rows("dy"), "turned", "dx")]
+
+
+@dataclass(frozen=True)
+class _Pool(Op):
+    size: int
+    stride: int | None = None
+    pad: int = 0
+
+    def check(self) -> None:
+        self.set_whole("size", 1)
+        if self.stride is not None:
+            self.set_whole("stride", 1)
+        self.set_whole("pad", 0)
+        if 2 * self.pad > self.size:
+            self.refuse(f"pad {self.pad} is more than half of the window of {self.size}: a window could lie wholly outside")
+
+    @property
+    def hop(self) -> int:
+        return self.size if self.stride is None else self.stride
+
+    def shape(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) != 3:
+            self.refuse(f"pooling reads pictures (channels, height, width), got the vector {shapes[0]}")
+        channels, *sides = shapes[0]
+        out = [(side + 2 * self.pad - self.size) // self.hop + 1 for side in sides]
+        if min(out) < 1:
+            self.refuse(f"a {times((self.size, self.size))} window does not fit its {times(tuple(sides))} input"
+                        + (f" padded by {self.pad}" if self.pad else "") + "; make the window smaller or pool less before")
+        return (channels, *out)
+
+
+@dataclass(frozen=True)
+class MaxPool(_Pool):
+    """y[n, c, i, j] = max over u, v of x[n, c, i*stride + u - pad, j*stride + v - pad]; a tie goes to the first"""
+
+    label: ClassVar[str] = "pool"
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        return [call("max_pool_forward", "x", self.size, self.hop, self.pad, "y")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [call("max_pool_backward", "x", "y", "dy", self.size, self.hop, self.pad, "dx")]
+
+
+@dataclass(frozen=True)
+class AvgPool(_Pool):
+    """y[n, c, i, j] = sum over u, v of x[n, c, i*stride + u - pad, j*stride + v - pad] / size**2; padding counts as zeros"""
+
+    label: ClassVar[str] = "pool"
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        return [call("avg_pool_forward", "x", self.size, self.hop, self.pad, "y")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [call("avg_pool_backward", "dy", self.size, self.hop, self.pad, "dx")]
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool(Op):
+    """y[n, c] = mean over i, j of x[n, c, i, j]"""
+
+    label: ClassVar[str] = "pool"
+
+    def shape(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) != 3:
+            self.refuse(f"pooling reads pictures (channels, height, width), got the vector {shapes[0]}")
+        return (shapes[0][0],)
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        return [call("global_avg_pool_forward", "x", "y")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [call("global_avg_pool_backward", "dy", "dx")]
+
+
+@dataclass(frozen=True)
+class _Norm(Op):
+    eps: float = dataclasses.field(default=1e-5, kw_only=True)
+
+    def check(self) -> None:
+        self.set_share("eps", 1e-12, 1.0)
+
+    def params(self, *shapes: Shape) -> dict[str, Array]:
+        channels = shapes[0][0]
+        return {"gamma": Array((channels,), init="ones"), "beta": Array((channels,))}
+
+    def scratch(self, *shapes: Shape) -> dict[str, Array]:
+        each = Array(("n", shapes[0][0]))
+        return {"means": each, "spreads": each, "sum_dy": each, "sum_dy_xhat": each}
+
+    def backward_params(self, *shapes: Shape) -> list[Call]:
+        return [call("norm_sums", "x", "dy", self._seen("centre"), self._seen("scale"), "sum_dy", "sum_dy_xhat"),
+                call("affine_gradients", "sum_dy", "sum_dy_xhat", "gamma", "dgamma", "dbeta")]
+
+    def _seen(self, name: str) -> str | Form:
+        return name
+
+    def _finish(self) -> Call:
+        return call("norm_backward", "x", "dy", self._seen("centre"), self._seen("scale"), "gamma", self._seen("mean_g"),
+                    self._seen("mean_g_xhat"), "dx")
+
+
+@dataclass(frozen=True)
+class BatchNorm(_Norm):
+    """y = gamma[c] * (x - mean[c]) / sqrt(var[c] + eps) + beta[c], mean and biased variance over examples and places;
+    mean and var of the state follow as momentum * old + (1 - momentum) * new and serve outside training"""
+
+    momentum: float = 0.9  # the share of the old figures that is kept
+
+    label: ClassVar[str] = "bn"
+
+    def check(self) -> None:
+        super().check()
+        self.set_share("momentum", 0.0, 1.0)
+
+    def state(self, *shapes: Shape) -> dict[str, Array]:
+        return {"mean": Array((shapes[0][0],)), "var": Array((shapes[0][0],), init="ones")}
+
+    def scratch(self, *shapes: Shape) -> dict[str, Array]:
+        one = Array((shapes[0][0],))
+        return {**super().scratch(*shapes), "centre": one, "scale": one, "mean_g": one, "mean_g_xhat": one}
+
+    def _seen(self, name: str) -> Form:
+        return every(name)
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        places = math.prod(shapes[0][1:])
+        return [call("channel_moments", "x", "means", "spreads"),
+                call("batch_statistics", "means", "spreads", places, self.eps, self.momentum, "mean", "var", "centre", "scale"),
+                call("norm_forward", "x", every("centre"), every("scale"), "gamma", "beta", "y")]
+
+    def inference(self, *shapes: Shape) -> list[Call]:
+        return [call("running_statistics", "mean", "var", self.eps, "centre", "scale"),
+                call("norm_forward", "x", every("centre"), every("scale"), "gamma", "beta", "y")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        count = Form("count", "y", (math.prod(shapes[0][1:]),))
+        return [call("batch_gradients", "dgamma", "dbeta", "gamma", count, "mean_g", "mean_g_xhat"), self._finish()]
+
+
+@dataclass(frozen=True)
+class GroupNorm(_Norm):
+    """y = gamma[c] * (x - mean) / sqrt(var + eps) + beta[c], mean and variance over one group of channels of one example"""
+
+    groups: int
+
+    label: ClassVar[str] = "gn"
+
+    def check(self) -> None:
+        super().check()
+        self.set_whole("groups", 1)
+
+    def shape(self, *shapes: Shape) -> Shape:
+        if shapes[0][0] % self.groups:
+            self.refuse(f"{shapes[0][0]} channels do not divide into {self.groups} groups")
+        return shapes[0]
+
+    def scratch(self, *shapes: Shape) -> dict[str, Array]:
+        each = Array(("n", shapes[0][0]))
+        return {**super().scratch(*shapes), "centre": each, "scale": each, "mean_g": each, "mean_g_xhat": each}
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        places = math.prod(shapes[0][1:])
+        return [call("channel_moments", "x", "means", "spreads"),
+                call("group_statistics", "means", "spreads", places, self.groups, self.eps, "centre", "scale"),
+                call("norm_forward", "x", "centre", "scale", "gamma", "beta", "y")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        places = math.prod(shapes[0][1:])
+        return [call("group_gradients", "sum_dy", "sum_dy_xhat", "gamma", places, self.groups, "mean_g", "mean_g_xhat"),
+                self._finish()]
+
+
+@dataclass(frozen=True)
+class LayerNorm(GroupNorm):
+    """y = gamma[c] * (x - mean) / sqrt(var + eps) + beta[c], mean and variance over all of one example"""
+
+    groups: int = dataclasses.field(default=1, init=False)
+
+    label: ClassVar[str] = "ln"
+
+
+@dataclass(frozen=True)
+class Dropout(Op):
+    """y = x / (1 - p) with probability 1 - p, else 0; outside training y = x. p is the probability of dropping"""
+
+    p: float
+
+    label: ClassVar[str] = "dropout"
+    passes: ClassVar[bool] = True
+
+    def check(self) -> None:
+        self.set_share("p", 0.0, 1.0)
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        return [self._call("x", "y")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [self._call("dy", "dx")]
+
+    def _call(self, source: str, target: str) -> Call:
+        return call("dropout", source, self.p, Form("value", "seed"), Form("value", "step"), Form("value", "node"), target)
+
+
+@dataclass(frozen=True)
+class Identity(Op):
+    """y = x"""
+
+    label: ClassVar[str] = "identity"
+    passes: ClassVar[bool] = True
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        return [call("copy", "x", "y")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [call("copy", "dy", "dx")]
+
+
+@dataclass(frozen=True)
+class _Elementwise(Op):
+    """y = f(x); the kernels are <label>_forward(x, [setting,] y) and <label>_backward(x or y, dy, [setting,] dx)."""
+
+    kernel: ClassVar[str] = ""
+    slope_of: ClassVar[str] = "x"  # whether the derivative is taken from the input or the output
+
+    def extra(self) -> tuple:
+        return ()
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        return [call(f"{self.kernel}_forward", "x", *self.extra(), "y")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [call(f"{self.kernel}_backward", self.slope_of, "dy", *self.extra(), "dx")]
+
+
+@dataclass(frozen=True)
+class ReLU(_Elementwise):
+    """y = max(x, 0)"""
+
+    label: ClassVar[str] = "relu"
+    kernel: ClassVar[str] = "relu"
+    slope_of: ClassVar[str] = "y"
+
+
+@dataclass(frozen=True)
+class LeakyReLU(_Elementwise):
+    """y = x where x > 0, else slope * x"""
+
+    slope: float = 0.01
+
+    label: ClassVar[str] = "relu"
+    kernel: ClassVar[str] = "leaky_relu"
+
+    def check(self) -> None:
+        self.set_share("slope", 0.0, 1.0)
+
+    def extra(self) -> tuple:
+        return (self.slope,)
+
+
+@dataclass(frozen=True)
+class Sigmoid(_Elementwise):
+    """y = 1 / (1 + exp(-x))"""
+
+    label: ClassVar[str] = "sigmoid"
+    kernel: ClassVar[str] = "sigmoid"
+    slope_of: ClassVar[str] = "y"
+
+
+@dataclass(frozen=True)
+class Tanh(_Elementwise):
+    """y = tanh(x)"""
+
+    label: ClassVar[str] = "tanh"
+    kernel: ClassVar[str] = "tanh"
+    slope_of: ClassVar[str] = "y"
+
+
+@dataclass(frozen=True)
+class GELU(_Elementwise):
+    """y = x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x**3)))"""
+
+    label: ClassVar[str] = "gelu"
+    kernel: ClassVar[str] = "gelu"
+
+
+@dataclass(frozen=True)
+class SiLU(_Elementwise):
+    """y = x / (1 + exp(-x))"""
+
+    label: ClassVar[str] = "silu"
+    kernel: ClassVar[str] = "silu"
+
+
+@dataclass(frozen=True)
+class Flatten(Op):
+    """y[n, (c*H + i)*W + j] = x[n, c, i, j]"""
+
+    label: ClassVar[str] = "flatten"
+
+    def shape(self, *shapes: Shape) -> Shape:
+        return (math.prod(shapes[0]),)
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        return [call("flatten_forward", "x", "y")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [call("flatten_backward", "dy", "dx")]
+
+
+@dataclass(frozen=True)
+class Scale(Op):
+    """y[n, c, i, j] = gamma[c] * x[n, c, i, j]; gamma begins at `start`"""
+
+    start: float = 1.0
+
+    label: ClassVar[str] = "scale"
+
+    def check(self) -> None:
+        self.set_share("start", -1e6, 1e6)
+
+    def params(self, *shapes: Shape) -> dict[str, Array]:
+        return {"gamma": Array((shapes[0][0],), init=f"constant {self.start!r}")}
+
+    def scratch(self, *shapes: Shape) -> dict[str, Array]:
+        return {"parts": Array(("n", shapes[0][0]))}
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        return [call("scale_forward", "x", "gamma", "y")]
+
+    def backward_params(self, *shapes: Shape) -> list[Call]:
+        return [call("scale_backward_weights", "x", "dy", "parts"), call("add_slots", "parts", "dgamma")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [call("scale_forward", "dy", "gamma", "dx")]
+
+
+@dataclass(frozen=True)
+class Add(Op):
+    """y = x0 + x1 + ..."""
+
+    label: ClassVar[str] = "add"
+    several: ClassVar[bool] = True
+
+    def shape(self, *shapes: Shape) -> Shape:
+        if len(set(shapes)) > 1:
+            self.refuse(f"its inputs must have one shape, got {', '.join(map(str, shapes))}")
+        return shapes[0]
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        first = call("add_forward", "x0", "x1", "y")
+        return [first, *(call("add_forward", "y", f"x{k}", "y") for k in range(2, len(shapes)))]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [call("copy", "dy", f"dx{k}") for k in range(len(shapes))]
+
+
+@dataclass(frozen=True)
+class Concat(Op):
+    """y = the channels of x0, then those of x1, ..."""
+
+    label: ClassVar[str] = "concat"
+    several: ClassVar[bool] = True
+
+    def shape(self, *shapes: Shape) -> Shape:
+        if len({s[1:] for s in shapes}) > 1 or len({len(s) for s in shapes}) > 1:
+            self.refuse(f"its inputs must agree in all but the channels, got {', '.join(map(str, shapes))}")
+        return (sum(s[0] for s in shapes), *shapes[0][1:])
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        return [call("copy", f"x{k}", piece) for k, piece in self._pieces("y", shapes)]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [call("copy", piece, f"dx{k}") for k, piece in self._pieces("dy", shapes)]
+
+    @staticmethod
+    def _pieces(name: str, shapes: tuple[Shape, ...]) -> list[tuple[int, Form]]:
+        starts = [sum(s[0] for s in shapes[:k]) for k in range(len(shapes))]
+        return [(k, Form("channels", name, (start, shape[0]))) for k, (start, shape) in enumerate(zip(starts, shapes, strict=True))]
+
+
+OPS: dict[str, Callable[..., Op]] = {
+    op.__name__: op for op in (
+        Conv, Affine, MaxPool, AvgPool, GlobalAvgPool, BatchNorm, LayerNorm, GroupNorm, Dropout, ReLU, LeakyReLU, Sigmoid, Tanh,
+        GELU, SiLU, Flatten, Add, Concat, Scale, Identity)}

@@ -1,0 +1,79 @@
+"""Update rules as data: their settings, and the memory that they keep beside the parameters.
+
+The arithmetic of all rules is one kernel, `kernels/update.py`. The names and defaults are the course's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from typing import Any
+
+import numpy as np
+
+from nbnn.arrays import arena
+from nbnn.kernels.constants import BETA2, DECAY, EPS, MOMENTUM, RATE, RULES, SETTINGS, TIME
+
+DEFAULTS: dict[str, dict[str, float]] = {
+    "sgd": {"learning_rate": 1e-2},
+    "sgd_momentum": {"learning_rate": 1e-2, "momentum": 0.9},
+    "sgd_nesterov_momentum": {"learning_rate": 1e-2, "momentum": 0.9},
+    "rmsprop": {"learning_rate": 1e-2, "decay_rate": 0.99, "epsilon": 1e-8},
+    "adam": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    "adamw": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 1e-2},
+    "lion": {"learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0},
+}
+_PLACES = {"learning_rate": RATE, "momentum": MOMENTUM, "decay_rate": MOMENTUM, "beta1": MOMENTUM, "beta2": BETA2, "epsilon": EPS,
+           "weight_decay": DECAY}
+_BELOW_ONE = ("momentum", "decay_rate", "beta1", "beta2")
+_WITH_MEAN = ("adam", "adamw", "lion")  # rules that keep m; all but sgd and lion keep v
+
+
+def config_of(rule: str, given: dict[str, Any] | None) -> dict[str, float]:
+    """All settings of a rule, the given ones checked."""
+    if rule not in DEFAULTS:
+        near = difflib.get_close_matches(str(rule), DEFAULTS, 1)
+        raise ValueError(f"there is no update rule {rule!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(DEFAULTS)}"))
+    config = dict(DEFAULTS[rule])
+    for key, value in (given or {}).items():
+        if key not in config:
+            near = difflib.get_close_matches(str(key), config, 1)
+            raise ValueError(f"{rule} has no setting {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(config)}"))
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not real or not 0 <= float(value) < (1 if key in _BELOW_ONE else float("inf")):
+            raise ValueError(f"{rule}: {key} must be a number of at least 0{' and below 1' if key in _BELOW_ONE else ''}, got {value!r}")
+        config[key] = float(value)
+    return config
+
+
+class Memory:
+    """What a rule remembers from step to step: two arenas like the parameters, and the number of steps."""
+
+    def __init__(self) -> None:
+        self.rule = ""
+        self.config: dict[str, float] = {}
+        self.settings = np.zeros(SETTINGS)
+        self.m = self.v = np.zeros(0)
+
+    @property
+    def code(self) -> int:
+        return RULES.index(self.rule)
+
+    @property
+    def rate(self) -> float:
+        return self.config["learning_rate"]
+
+    def use(self, rule: str, config: dict[str, Any] | None, params: np.ndarray) -> None:
+        """Go on with this rule and these settings; another rule than before begins with an empty memory."""
+        self.config = config_of(rule, config)
+        if rule != self.rule or self.v.shape != params.shape:
+            self.start(rule, params)
+        for key, value in self.config.items():
+            self.settings[_PLACES[key]] = value
+
+    def start(self, rule: str, params: np.ndarray) -> None:
+        """Forget."""
+        self.rule = rule
+        self.v = arena(len(params), str(params.dtype)) if rule != "sgd" else params  # sgd touches neither
+        self.m = arena(len(params), str(params.dtype)) if rule in _WITH_MEAN else self.v
+        self.settings[TIME] = 0
