@@ -64,13 +64,13 @@ def relu_backward(y: Array4, dy: Array4, dx: Array4, first: int, last: int):
 @forward_rows
 @inlined
 def _leaky(x, slope):
-    return select(x <= x * 0.0, x * slope, x)
+    return select(x <= slope * 0.0, x * slope, x)
 
 
 @backward_rows
 @inlined
 def _leaky_slope(x, dy, slope):
-    return select(x <= x * 0.0, dy * slope, dy)
+    return select(x <= slope * 0.0, dy * slope, dy)
 
 
 @kernel(each="x")

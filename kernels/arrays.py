@@ -5,7 +5,7 @@ in the order of the slots or examples.
 """
 
 from nbnn.kernels.jit import Array1, Array2, Array3, Array4, inlined, kernel, step
-from nbnn.kernels.simd import fill, lanes, load, peek, pointer, poke, store
+from nbnn.kernels.simd import fill, lanes, load, peek, pointer, poke, store, transpose_block
 
 
 @inlined
@@ -29,12 +29,18 @@ def copy_rows(w: Array4, y: Array4, first: int, last: int):
 @kernel(each="turned", axis=1, grain=16)
 def turn(w: Array3, turned: Array3, first: int, last: int):
     """turned[p, f, c] = w[p, c, f]: the weights as the multiply towards the input wants them."""
+    width, channels = lanes(w), w.shape[1]
     for p in range(w.shape[0]):
         wp, tp = pointer(w) + p * step(w, 0), pointer(turned) + p * step(turned, 0)
-        for f0 in range(first, last, 16):  # blocks of 16 columns, so that a line of w is read once
-            for c in range(w.shape[1]):
-                for f in range(f0, min(f0 + 16, last)):
-                    poke(tp, f * step(turned, 1) + c, peek(wp, c * step(w, 1) + f))
+        for f in range(first, last, width):
+            for c in range(0, channels, width):
+                from_w, to_t = wp + (c * step(w, 1) + f), tp + (f * step(turned, 1) + c)
+                if f + width <= last and c + width <= channels:
+                    transpose_block(from_w, step(w, 1), to_t, step(turned, 1))
+                else:
+                    for j in range(min(width, channels - c)):
+                        for i in range(min(width, last - f)):
+                            poke(to_t, i * step(turned, 1) + j, peek(from_w, j * step(w, 1) + i))
 
 
 @kernel(each="total", grain=1024)

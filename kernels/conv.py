@@ -12,7 +12,8 @@ from nbnn.kernels.jit import Array1, Array2, Array4, Array5, inlined, kernel, st
 from nbnn.kernels.simd import fill, lanes, load, pointer, store
 from nbnn.kernels.tile import ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
 
-IN_CACHE = 1 << 18  # bytes of x and dy that stay in the second-level cache while dw passes over them: dw is then touched less often
+IN_CACHE = 1 << 20  # bytes of x and dy of the examples that one pass over dw takes: fewer passes, and x and dy stay near
+# (measured on 64x256x8x8, 3x3 -> 256: 0.67, 0.71, 0.77, 0.77 of the limit for 2**18, 2**19, 2**20, 2**21)
 
 
 @inlined

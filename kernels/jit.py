@@ -106,7 +106,8 @@ class Kernel:
     def __call__(self, *args, **kwargs):
         """Run over all items in this thread."""
         bound = inspect.signature(self).bind(*args, **kwargs)
-        dtype = next(a.dtype for p, a in zip(self.parameters, bound.args, strict=True) if isinstance(p.annotation, _Real))
+        reals = (a.dtype for p, a in zip(self.parameters, bound.args, strict=True) if isinstance(p.annotation, _Real))
+        dtype = next(reals, "float64")  # a kernel without such arrays is the same in both
         items = bound.arguments[self.each].shape[self.axis]
         self.body(str(dtype))(*bound.args, *((0, items, 0) if self.wants_worker else (0, items)))
 
