@@ -1,4 +1,5 @@
-"""`python -m bench [--quick]`: layers against the machine's limit, nets against PyTorch; prints the rows and stores them as JSON."""
+"""`python -m bench [--quick]`: layers against the machine's limit, nets against PyTorch; prints the rows and stores
+them as JSON."""
 
 import argparse
 import json
@@ -17,8 +18,8 @@ from bench.nets import AFFINES, CONVS, NETS, graph_of
 from bench.timing import in_turn, median_of
 from nbnn import Affine, Conv, Graph
 from nbnn.check import relative_error
-from nbnn.graph import align
 from nbnn.lower import Lowered, row_room
+from nbnn.words import align
 
 TOLERANCE = 1e-4  # of a result in float32 against float64, relative to its largest number
 
@@ -35,13 +36,20 @@ def main() -> int:
     peak = limit.gflops()
     rows = layer_rows(peak, times, CONVS[:4] if options.quick else CONVS)
     numba.set_num_threads(before)
-    show(f"one core: {peak:.0f} GFLOP/s in its registers; share is of that", [r for r in rows], "layer")
+    show(f"one core: {peak:.0f} GFLOP/s in its registers; share is of that", rows, "layer")
     names = list(NETS) if options.nets == "all" else options.nets.split(",")
     nets = [net_row(name, times) for name in names]
     show(f"one training step, {before} threads; ratio is PyTorch's best over ours", nets, "net")
-    told = {"machine": platform.processor() or platform.machine(), "threads": before, "python": platform.python_version(),
-            "date": time.strftime("%Y-%m-%d"), "versions": {p: _version(p) for p in ("numba", "numpy", "torch")},
-            "limit_gflops": peak, "layers": rows, "nets": nets}
+    told = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": before,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {p: _version(p) for p in ("numba", "numpy", "torch")},
+        "limit_gflops": peak,
+        "layers": rows,
+        "nets": nets,
+    }
     target = pathlib.Path(options.out)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(told, indent=1))
@@ -50,7 +58,7 @@ def main() -> int:
 
 
 def show(title: str, rows: list[dict], kind: str) -> None:
-    header = [k for k in rows[0]]
+    header = list(rows[0])
     table = [header, *([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
     print(f"\n{title}\n\n{align(table, right=tuple(range(1, len(header) - 1)))}", flush=True)
 
@@ -68,8 +76,16 @@ def layer_rows(peak: float, times: int, convs: list) -> list[dict]:
     for n, c, side, f, size, stride, pad in convs:
         graph = Graph([Conv(f, size, stride=stride, pad=pad)], input=(c, side, side))
         flops = 2 * n * graph.multiply_adds
-        found += [layer_row(f"conv {n}x{c}x{side}x{side} {size}x{size} -> {f}{f' /{stride}' if stride > 1 else ''}", *part, flops, peak, times)
-                  for part in conv_parts(n, c, side, f, size, stride, pad)]
+        found += [
+            layer_row(
+                f"conv {n}x{c}x{side}x{side} {size}x{size} -> {f}{f' /{stride}' if stride > 1 else ''}",
+                *part,
+                flops,
+                peak,
+                times,
+            )
+            for part in conv_parts(n, c, side, f, size, stride, pad)
+        ]
     for n, d, m in AFFINES:
         flops = 2 * n * Graph([Affine(m)], input=(d,)).multiply_adds
         found += [layer_row(f"affine {n}x{d} -> {m}", *part, flops, peak, times) for part in affine_parts(n, d, m)]
@@ -82,12 +98,20 @@ def layer_row(layer, direction, run, result, exact, flops, peak, times) -> dict:
     good = error <= TOLERANCE
     seconds = median_of(run, times) if good else float("nan")  # a wrong result has no time
     gflops = flops / seconds / 1e9
-    return {"layer": layer, "direction": direction, "ms": seconds * 1e3, "GFLOP/s": gflops, "share": gflops / peak, "residual": error,
-            "verdict": "ok" if good else "WRONG"}
+    return {
+        "layer": layer,
+        "direction": direction,
+        "ms": seconds * 1e3,
+        "GFLOP/s": gflops,
+        "share": gflops / peak,
+        "residual": error,
+        "verdict": "ok" if good else "WRONG",
+    }
 
 
 def room(shape: tuple, rng=None, halo: int = 0) -> np.ndarray:
-    """A float32 array laid out as in a compiled net: room behind the channels, a frame of zeros; the inner view of it."""
+    """A float32 array laid out as in a compiled net: room behind the channels, a frame of zeros; the inner view of
+    it."""
     from nbnn.kernels.simd import lanes_of
 
     net = Lowered(None, "float32", lanes_of("float32"))  # type: ignore[arg-type]
@@ -95,7 +119,7 @@ def room(shape: tuple, rng=None, halo: int = 0) -> np.ndarray:
     if halo:
         sides[1:3] = [s + 2 * halo for s in sides[1:3]]
     whole = np.zeros((*sides, row_room(net, channels)), np.float32)[..., :channels]
-    inner = whole[:, halo:whole.shape[1] - halo, halo:whole.shape[2] - halo] if halo else whole
+    inner = whole[:, halo : whole.shape[1] - halo, halo : whole.shape[2] - halo] if halo else whole
     if rng is not None:
         inner[...] = rng.standard_normal(inner.shape, np.float32)
     return inner
@@ -127,18 +151,35 @@ def conv_parts(n, c, side, f, size, stride, pad):
     arrays.turn(cells(w, (size * size, c, f), w.strides[1:]), cells(turned, (size * size, f, c), turned.strides[1:]))
     x_framed, dy_framed = framed(x, pad), framed(dy, halo)
     some = slice(0, 4)  # enough examples to know that it is right
-    exact_y, exact_dx, exact_dw = np.zeros((4, out, out, f)), np.zeros((4, side + 2 * pad, side + 2 * pad, c)), np.zeros((size, size, c, f))
+    exact_y, exact_dx, exact_dw = (
+        np.zeros((4, out, out, f)),
+        np.zeros((4, side + 2 * pad, side + 2 * pad, c)),
+        np.zeros((size, size, c, f)),
+    )
     for u in range(size):
         for v in range(size):
-            seen = (slice(None), slice(u, u + (out - 1) * stride + 1, stride), slice(v, v + (out - 1) * stride + 1, stride))
+            seen = (
+                slice(None),
+                slice(u, u + (out - 1) * stride + 1, stride),
+                slice(v, v + (out - 1) * stride + 1, stride),
+            )
             exact_y += x_framed[some].astype(float)[seen] @ w[u, v].astype(float)
             exact_dx[seen] += dy[some].astype(float) @ w[u, v].astype(float).T
             exact_dw[u, v] = np.tensordot(x_framed[seen].astype(float), dy.astype(float), ([0, 1, 2], [0, 1, 2]))
     return [
         ("forward", lambda: conv.conv_forward(x_framed, w, b, stride, 1, y), lambda: y[some], exact_y),
-        ("to the input", lambda: conv.conv_backward_data(dy_framed, turned, stride, 1, pad, halo, dx), lambda: dx[some],
-         exact_dx[:, pad:pad + side, pad:pad + side]),
-        ("to the weights", lambda: conv.conv_backward_weights(x_framed, dy, stride, 1, dw, db), lambda: dw.sum(axis=0), exact_dw),
+        (
+            "to the input",
+            lambda: conv.conv_backward_data(dy_framed, turned, stride, 1, pad, halo, dx),
+            lambda: dx[some],
+            exact_dx[:, pad : pad + side, pad : pad + side],
+        ),
+        (
+            "to the weights",
+            lambda: conv.conv_backward_weights(x_framed, dy, stride, 1, dw, db),
+            lambda: dw.sum(axis=0),
+            exact_dw,
+        ),
     ]
 
 
@@ -153,10 +194,16 @@ def affine_parts(n, d, m):
     def to_input():
         arrays.turn(w[0], turned)
         affine.affine_backward_data(dy, turned, dx)
+
     return [
         ("forward", lambda: affine.affine_forward(x, w, b, y), lambda: y, x2 @ w2),
         ("to the input", to_input, lambda: dx[:, 0, 0], dy.astype(float) @ w2.T),
-        ("to the weights", lambda: affine.affine_backward_weights(x, dy, dw[0, 0, :, 0], dw), lambda: dw[0, 0], x2.T @ dy.astype(float)),
+        (
+            "to the weights",
+            lambda: affine.affine_backward_weights(x, dy, dw[0, 0, :, 0], dw),
+            lambda: dw[0, 0],
+            x2.T @ dy.astype(float),
+        ),
     ]
 
 
@@ -178,15 +225,26 @@ def net_row(name: str, times: int) -> dict:
         found, wanted = losses_of_both(graph, x, y, indices)
         error = relative_error(found, wanted)
         good = error <= TOLERANCE or any(type(n).__name__ == "Dropout" for n in graph.nodes)
-        calls |= {"eager": torch_peer.stepper(model, x, y, indices),
-                  "channels_last": torch_peer.stepper(model, x, y, indices, channels_last=True)}
+        calls |= {
+            "eager": torch_peer.stepper(model, x, y, indices),
+            "channels_last": torch_peer.stepper(model, x, y, indices, channels_last=True),
+        }
     calls["ours"]()
     first = time.perf_counter() - begun
     seconds = in_turn(calls, times) if good else dict.fromkeys(calls, float("nan"))
     ms = {k: v / steps * 1e3 for k, v in seconds.items()}
     peers = [v for k, v in ms.items() if k != "ours"]
-    return {"net": name, "batch": batch, "ms": ms["ours"], "eager": ms.get("eager", "absent"), "channels_last": ms.get("channels_last", "absent"),
-            "ratio": min(peers) / ms["ours"] if peers else "absent", "first s": first, "residual": error, "verdict": "ok" if good else "WRONG"}
+    return {
+        "net": name,
+        "batch": batch,
+        "ms": ms["ours"],
+        "eager": ms.get("eager", "absent"),
+        "channels_last": ms.get("channels_last", "absent"),
+        "ratio": min(peers) / ms["ours"] if peers else "absent",
+        "first s": first,
+        "residual": error,
+        "verdict": "ok" if good else "WRONG",
+    }
 
 
 def losses_of_both(graph: Graph, x: np.ndarray, y: np.ndarray, indices: np.ndarray) -> tuple[list, list]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -30,11 +31,20 @@ class Net:
 
         tensors = {INPUT: x.contiguous(memory_format=self.format) if x.ndim == 4 else x}
         for node in self.graph.nodes:
-            name, p = node.name, self.params
             xs = [tensors[i] for i in node.inputs or ()]
-            tensors[name] = FORWARD[type(node).__name__](F, node, xs, lambda key, n=name: p.get(f"{n}.{key}"),
-                                                         lambda key, n=name: self.state.get(f"{n}.{key}"), training)
+            tensors[node.name] = FORWARD[type(node).__name__](
+                F,
+                node,
+                xs,
+                partial(self._own, self.params, node.name),
+                partial(self._own, self.state, node.name),
+                training,
+            )
         return tensors[self.graph.output]
+
+    @staticmethod
+    def _own(arrays: dict, node: str, key: str):
+        return arrays.get(f"{node}.{key}")
 
     def loss(self, x, y, training: bool = True):
         import torch.nn.functional as F
@@ -52,8 +62,9 @@ FORWARD: dict[str, Callable] = {
     "MaxPool": lambda F, n, xs, p, s, t: F.max_pool2d(xs[0], n.size, n.hop, n.pad),
     "AvgPool": lambda F, n, xs, p, s, t: F.avg_pool2d(xs[0], n.size, n.hop, n.pad),
     "GlobalAvgPool": lambda F, n, xs, p, s, t: xs[0].mean((2, 3)),
-    "BatchNorm": lambda F, n, xs, p, s, t: F.batch_norm(xs[0], None if t else s("mean"), None if t else s("var"), p("gamma"), p("beta"),
-                                                       t, 1 - n.momentum, n.eps),
+    "BatchNorm": lambda F, n, xs, p, s, t: F.batch_norm(
+        xs[0], None if t else s("mean"), None if t else s("var"), p("gamma"), p("beta"), t, 1 - n.momentum, n.eps
+    ),
     "LayerNorm": lambda F, n, xs, p, s, t: _norm(F, n, xs, p, 1),
     "GroupNorm": lambda F, n, xs, p, s, t: _norm(F, n, xs, p, n.groups),
     "Dropout": lambda F, n, xs, p, s, t: F.dropout(xs[0], n.p, t),
@@ -77,7 +88,9 @@ def _cat(xs):
     return torch.cat(xs, 1)
 
 
-def stepper(model: Model, x: np.ndarray, y: np.ndarray, indices: np.ndarray, *, channels_last: bool = False) -> Callable[[], None]:
+def stepper(
+    model: Model, x: np.ndarray, y: np.ndarray, indices: np.ndarray, *, channels_last: bool = False
+) -> Callable[[], None]:
     """A call that takes one Adam step per row of indices, gathering each minibatch from x and y."""
     import torch
 
@@ -92,4 +105,5 @@ def stepper(model: Model, x: np.ndarray, y: np.ndarray, indices: np.ndarray, *, 
             adam.zero_grad(set_to_none=True)
             loss.backward()
             adam.step()
+
     return steps

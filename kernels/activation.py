@@ -1,17 +1,19 @@
 """Functions of one number, applied to every element: y[n, i, j, c] = f(x[n, i, j, c]) and dx = dy * f'(x).
 
-Each worker owns whole examples. The room behind the channels is computed along: f may leave anything there, while gradients
-keep the zeros that they bring. A NaN stays a NaN, which is why relu asks `x <= 0` and keeps x otherwise.
+Each worker owns whole examples. The room behind the channels is computed along: f may leave anything there, while
+gradients keep the zeros that they bring. A NaN stays a NaN, which is why relu asks `x <= 0` and keeps x otherwise.
 """
 
-from nbnn.kernels.constants import GELU_CUBE, GELU_SCALE
 from nbnn.kernels.arrays import row_length
+from nbnn.kernels.constants import GELU_CUBE, GELU_SCALE
 from nbnn.kernels.jit import Array4, inlined, kernel, step
 from nbnn.kernels.simd import absolute, exp, expm1, fill, lanes, load, pointer, select, store
 
 
 def forward_rows(f):
-    """The loop y = f(x, setting). (A function is closed over and not passed: Numba cannot keep code that takes functions.)"""
+    """The loop y = f(x, setting). (A function is closed over and not passed: Numba cannot keep code that takes
+    functions.)"""
+
     @inlined
     def rows(x, setting, y, first, last):
         for n in range(first, last):
@@ -20,11 +22,14 @@ def forward_rows(f):
                 yp = pointer(y) + (n * step(y, 0) + i * step(y, 1))
                 for e in range(0, row_length(y), lanes(y)):
                     store(yp, e, f(load(xp, e), setting))
+
     return rows
 
 
 def backward_rows(f):
-    """The loop dx = f(x, dy, setting); x is the input or the output of the op, whichever the derivative is simpler in."""
+    """The loop dx = f(x, dy, setting); x is the input or the output of the op, whichever the derivative is simpler
+    in."""
+
     @inlined
     def rows(x, dy, setting, dx, first, last):
         for n in range(first, last):
@@ -34,6 +39,7 @@ def backward_rows(f):
                 dxp = pointer(dx) + (n * step(dx, 0) + i * step(dx, 1))
                 for e in range(0, row_length(dx), lanes(dx)):
                     store(dxp, e, f(load(xp, e), load(dyp, e), setting))
+
     return rows
 
 

@@ -1,8 +1,8 @@
 """Affine: y[n, m] = b[m] + sum over h, w, c of x[n, h, w, c] * w[h, w, c, m].
 
-n example, h, w, c place and channel in, m unit. Each worker owns rows of y or dx, or features of dw: nothing is added twice.
-Sums are cut into parts of at most DEPTH products, so that a panel of the weights stays in the second-level cache while all rows
-pass over it; the cut depends on the shapes alone, so every thread count adds in the same order.
+n example, h, w, c place and channel in, m unit. Each worker owns rows of y or dx, or features of dw: nothing is added
+twice. Sums are cut into parts of at most DEPTH products, so that a panel of the weights stays in the second-level cache
+while all rows pass over it; the cut depends on the shapes alone, so every thread count adds in the same order.
 """
 
 from nbnn.kernels.jit import Array1, Array2, Array3, Array4, inlined, kernel, step
@@ -81,8 +81,21 @@ def _weights_columns(x, dy, dw, first, last, n0, depth, m, vectors):
             t = zero_tile(pointer(dw), vectors)
         else:
             t = load_tile(pointer(dw) + m, to_dw, vectors)
-        t = multiply(pointer(x) + n0 * step(x, 0), from_x, 0, 0, step(x, 0),
-                     pointer(dy) + (n0 * step(dy, 0) + m), 0, 0, step(dy, 0), 1, 1, depth, t)
+        t = multiply(
+            pointer(x) + n0 * step(x, 0),
+            from_x,
+            0,
+            0,
+            step(x, 0),
+            pointer(dy) + (n0 * step(dy, 0) + m),
+            0,
+            0,
+            step(dy, 0),
+            1,
+            1,
+            depth,
+            t,
+        )
         store_tile(pointer(dw) + m, to_dw, t)
 
 

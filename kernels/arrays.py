@@ -1,7 +1,7 @@
 """Moves and sums that several ops share: layouts of weights, partial sums, gradients that meet.
 
-Where a row of channels is written, its whole last register is written; where sums are made, one worker owns each place and adds
-in the order of the slots or examples.
+Where a row of channels is written, its whole last register is written; where sums are made, one worker owns each place
+and adds in the order of the slots or examples.
 """
 
 from nbnn.kernels.jit import Array1, Array2, Array3, Array4, inlined, kernel, step

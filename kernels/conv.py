@@ -1,18 +1,22 @@
-"""Convolution: y[n, i, j, f] = b[f] + sum over u, v, c of x[n, i*stride + u*dilation, j*stride + v*dilation, c] * w[u, v, c, f].
+"""Convolution: y[n, i, j, f] = b[f] + sum over u, v, c of x[n, i*stride + u*dilation, j*stride + v*dilation, c] * w[u,
+v, c, f].
 
-n example, i, j output place, u, v window place, c channel in, f filter. x comes with its padding of zeros; nothing here pads.
-Every product is one tile multiply: the rows of a tile are places (or window cells, for dw), its columns are filters or channels.
+n example, i, j output place, u, v window place, c channel in, f filter. x comes with its padding of zeros; nothing here
+pads. Every product is one tile multiply: the rows of a tile are places (or window cells, for dw), its columns are
+filters or channels.
 
-Forward and backward to the input: a worker owns whole examples of y or dx. Backward to the weights: slot s owns partial[s], the
-sum over its own share of the examples; `add_slots` then adds the slots in their order. The number of slots comes with the
-arrays, so the order of every addition is the same for any number of threads.
+Forward and backward to the input: a worker owns whole examples of y or dx. Backward to the weights: slot s owns
+partial[s], the sum over its own share of the examples; `add_slots` then adds the slots in their order. The number of
+slots comes with the arrays, so the order of every addition is the same for any number of threads.
 """
 
 from nbnn.kernels.jit import Array1, Array2, Array4, Array5, inlined, kernel, step
 from nbnn.kernels.simd import fill, lanes, load, pointer, store
 from nbnn.kernels.tile import ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
 
-IN_CACHE = 1 << 20  # bytes of x and dy of the examples that one pass over dw takes: fewer passes, and x and dy stay near
+IN_CACHE = (
+    1 << 20
+)  # bytes of x and dy of the examples that one pass over dw takes: fewer passes, and x and dy stay near
 # (measured on 64x256x8x8, 3x3 -> 256: 0.67, 0.71, 0.77, 0.77 of the limit for 2**18, 2**19, 2**20, 2**21)
 
 
@@ -25,9 +29,21 @@ def _forward_columns(xn, x, w, b, stride, dilation, yn, y, f, vectors):
     for p in range(0, height * width, ROWS):
         from_x = places(p, height * width, height, width, 0, stride * step(x, 1), stride * step(x, 2))
         to_y = places(p, height * width, height, width, 0, step(y, 1), step(y, 2))
-        c = multiply(xn, from_x, dilation * step(x, 1), dilation * step(x, 2), 1,
-                     pointer(w) + f, step(w, 0), step(w, 1), step(w, 2),
-                     w.shape[0], runs, depth, start_tile(pointer(b) + f, vectors))
+        c = multiply(
+            xn,
+            from_x,
+            dilation * step(x, 1),
+            dilation * step(x, 2),
+            1,
+            pointer(w) + f,
+            step(w, 0),
+            step(w, 1),
+            step(w, 2),
+            w.shape[0],
+            runs,
+            depth,
+            start_tile(pointer(b) + f, vectors),
+        )
         store_tile(yn + f, to_y, c)
 
 
@@ -54,31 +70,49 @@ def _first_tap(place, size, stride, dilation):
 
 @inlined
 def _data_columns(dyn, dy, turned, stride, dilation, halo, i0, j0, u0, v0, hop, dxn, dx, pad, c, vectors):
-    """One panel of channels of those places i = i0, i0 + stride, ..., j = j0, ... that share their window cells u0 + hop * ..."""
+    """One panel of channels of those places i = i0, i0 + stride, ..., j = j0, ... that share their window cells u0 +
+    hop * ..."""
     size = turned.shape[0], turned.shape[1]
     height, width = (dx.shape[1] - i0 + stride - 1) // stride, (dx.shape[2] - j0 + stride - 1) // stride
     count_u, count_v = (size[0] - u0 + hop - 1) // hop, (size[1] - v0 + hop - 1) // hop
     back = hop * dilation // stride  # each further cell of the window reads that many places earlier
     row, pixel = step(dy, 1), step(dy, 2)
-    a = dyn + (((i0 + pad - u0 * dilation) // stride + halo) * row + ((j0 + pad - v0 * dilation) // stride + halo) * pixel)
+    a = dyn + (
+        ((i0 + pad - u0 * dilation) // stride + halo) * row + ((j0 + pad - v0 * dilation) // stride + halo) * pixel
+    )
     b = pointer(turned) + (u0 * step(turned, 0) + v0 * step(turned, 1) + c)
     place = dxn + (i0 * step(dx, 1) + j0 * step(dx, 2) + c)
     for p in range(0, height * width, ROWS):
         from_dy = places(p, height * width, height, width, 0, row, pixel)
         to_dx = places(p, height * width, height, width, 0, stride * step(dx, 1), stride * step(dx, 2))
-        t = multiply(a, from_dy, -back * row, -back * pixel, 1,
-                     b, hop * step(turned, 0), hop * step(turned, 1), step(turned, 2),
-                     count_u, count_v, turned.shape[2], zero_tile(a, vectors))
+        t = multiply(
+            a,
+            from_dy,
+            -back * row,
+            -back * pixel,
+            1,
+            b,
+            hop * step(turned, 0),
+            hop * step(turned, 1),
+            step(turned, 2),
+            count_u,
+            count_v,
+            turned.shape[2],
+            zero_tile(a, vectors),
+        )
         store_tile(place, to_dx, t)
 
 
 @kernel(each="dx", intensity=16)
-def conv_backward_data(dy: Array4, turned: Array4, stride: int, dilation: int, pad: int, halo: int, dx: Array4,
-                       first: int, last: int):
-    """dx[n, i, j, c] = sum over u, v, f of dy[n, (i + pad - u*dilation) / stride, ..., f] * turned[u, v, f, c], where that divides.
+def conv_backward_data(
+    dy: Array4, turned: Array4, stride: int, dilation: int, pad: int, halo: int, dx: Array4, first: int, last: int
+):
+    """dx[n, i, j, c] = sum over u, v, f of dy[n, (i + pad - u*dilation) / stride, ..., f] * turned[u, v, f, c], where
+    that divides.
 
-    dy comes with a frame of `halo` zeros. Places of dx with equal remainders modulo the stride use the same window cells, so
-    each of the stride * stride sets of places is one dense multiply; no multiplication by a zero between strides is done.
+    dy comes with a frame of `halo` zeros. Places of dx with equal remainders modulo the stride use the same window
+    cells, so each of the stride * stride sets of places is one dense multiply; no multiplication by a zero between
+    strides is done.
     """
     channels, width = dx.shape[3], lanes(dx)
     size_u, size_v = turned.shape[0], turned.shape[1]
@@ -109,8 +143,21 @@ def _weights_columns(xn, x, dyn, stride, dilation, dy, group, dws, dw, f, fresh,
             t = zero_tile(dws, vectors)
         else:
             t = load_tile(dws + f, to_dw, vectors)
-        t = multiply(xn, from_x, step(x, 0), stride * step(x, 1), stride * step(x, 2),
-                     dyn + f, step(dy, 0), step(dy, 1), step(dy, 2), group, dy.shape[1], dy.shape[2], t)
+        t = multiply(
+            xn,
+            from_x,
+            step(x, 0),
+            stride * step(x, 1),
+            stride * step(x, 2),
+            dyn + f,
+            step(dy, 0),
+            step(dy, 1),
+            step(dy, 2),
+            group,
+            dy.shape[1],
+            dy.shape[2],
+            t,
+        )
         store_tile(dws + f, to_dw, t)
 
 
@@ -126,9 +173,11 @@ def _add_places(dyn, dy, dbs, fresh):
 
 
 @kernel(each="dw", intensity=16)
-def conv_backward_weights(x: Array4, dy: Array4, stride: int, dilation: int, dw: Array5, db: Array2, first: int, last: int):
-    """dw[s, u, v, c, f] = sum over the examples n of slot s, i, j of x[n, i*stride + u*dilation, ..., c] * dy[n, i, j, f];
-    db[s, f] = sum of dy[n, i, j, f]."""
+def conv_backward_weights(
+    x: Array4, dy: Array4, stride: int, dilation: int, dw: Array5, db: Array2, first: int, last: int
+):
+    """dw[s, u, v, c, f] = sum over the examples n of slot s, i, j of x[n, i*stride + u*dilation, ..., c] * dy[n, i, j,
+    f]; db[s, f] = sum of dy[n, i, j, f]."""
     count, slots, filters, width = dy.shape[0], dw.shape[0], dw.shape[4], lanes(x)
     together = max(1, IN_CACHE // ((step(x, 0) + step(dy, 0)) * x.itemsize))
     for slot in range(first, last):

@@ -1,19 +1,20 @@
 """Dropout: y = x / (1 - p) where chance(element) >= p, else 0. The same kernel runs backward: dx is the dropout of dy.
 
-No mask is stored. The chance of an element is a hash of (seed, step, node, element), computed again whenever it is asked for:
-the same for any number of threads, in NumPy, and after a resume. Element e = ((n*H + i)*W + j)*C + c of the minibatch, modulo 2**32.
+No mask is stored. The chance of an element is a hash of (seed, step, node, element), computed again whenever it is
+asked for: the same for any number of threads, in NumPy, and after a resume. Element e = ((n*H + i)*W + j)*C + c of the
+minibatch, modulo 2**32.
 
-The hash is two rounds of a 32-bit mixer (multiply and shift by constants with low bias, found by Chris Wellons) around two keys.
+The hash is two rounds of a 32-bit mixer (multiply and shift by constants with low bias, found by Chris Wellons) around
+two keys.
 """
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core.extending import intrinsic
-
 from nbnn.kernels.constants import GOLDEN, KEY_MIX, MIX
 from nbnn.kernels.jit import Array4, inlined, kernel, step
 from nbnn.kernels.simd import Mask, fill, lanes, load, pointer, select, spread, store
+from numba import types
+from numba.core.extending import intrinsic
 
 
 @inlined
@@ -44,14 +45,18 @@ def chance(typing, like, element, key, threshold):
                 if factor is not None:
                     h = builder.mul(h, same(factor))
             return h
+
         low = builder.trunc(args[2], ir.IntType(32))
         high = builder.trunc(builder.lshr(args[2], ir.IntType(64)(32)), ir.IntType(32))
-        h = builder.add(spread(builder, builder.trunc(args[1], ir.IntType(32)), kind.lanes),
-                        ir.Constant(word, list(range(kind.lanes))))
+        h = builder.add(
+            spread(builder, builder.trunc(args[1], ir.IntType(32)), kind.lanes),
+            ir.Constant(word, list(range(kind.lanes))),
+        )
         h = mix(builder.xor(h, spread(builder, low, kind.lanes)))
         h = mix(builder.xor(h, spread(builder, high, kind.lanes)))
         bound = spread(builder, builder.trunc(args[3], ir.IntType(32)), kind.lanes)
         return builder.icmp_unsigned(">=", builder.lshr(h, same(8)), bound)
+
     return kind(like, types.int64, types.uint64, types.int64), emit
 
 

@@ -1,15 +1,15 @@
-"""The minibatch: x[n, i, j, c] = data[rows[n], c, i, j], whatever the dtype of the data, and the labels that go with it.
+"""The minibatch: x[n, i, j, c] = data[rows[n], c, i, j], whatever the dtype of the data, and the labels that go with
+it.
 
-The data stays as the user has it, examples in C order with channels outermost. It comes as its address and the code of its
-dtype, so that neither a read-only nor a memory-mapped array makes another compilation; the reference takes the array itself.
+The data stays as the user has it, examples in C order with channels outermost. It comes as its address and the code of
+its dtype, so that neither a read-only nor a memory-mapped array makes another compilation; the reference takes the
+array itself.
 """
 
-import numpy as np
 from llvmlite import ir
+from nbnn.kernels.jit import Array4, Ints, kernel
 from numba import types
 from numba.core.extending import intrinsic
-
-from nbnn.kernels.jit import Array4, Ints, kernel
 
 
 def _reader(scalar, result):
@@ -19,7 +19,9 @@ def _reader(scalar, result):
             place = builder.inttoptr(args[0], scalar.as_pointer())
             value = builder.load(builder.gep(place, [args[1]]))
             return builder.uitofp(value, ir.FloatType()) if isinstance(scalar, ir.IntType) else value
+
         return result(types.int64, types.int64), emit
+
     return read
 
 

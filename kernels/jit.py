@@ -3,13 +3,14 @@
     @kernel(each="y")                                       # one item of work per y[n]
     def relu_forward(x: Array4, y: Array4, first: int, last: int): ...
 
-A kernel is one jitted body that handles the items first .. last - 1. It is compiled once for each dtype, alone, and kept on
-disk. From Python it is called without first and last: `relu_forward(x, y)`. In a compiled step the same words are a *launch*:
-the arguments are put into one block of memory, and either the body is called here for all items, or `_launch`, the only
-parallel function there is, shares the items among the threads and calls the body in each. So a new graph compiles a
-straight list of launches and no loop, which is why it compiles in a second or two.
+A kernel is one jitted body that handles the items first .. last - 1. It is compiled once for each dtype, alone, and
+kept on disk. From Python it is called without first and last: `relu_forward(x, y)`. In a compiled step the same words
+are a *launch*: the arguments are put into one block of memory, and either the body is called here for all items, or
+`_launch`, the only parallel function there is, shares the items among the threads and calls the body in each. So a new
+graph compiles a straight list of launches and no loop, which is why it compiles in a second or two.
 
-How many threads there are decides who handles an item, never what is computed for it: every item writes only its own part.
+How many threads there are decides who handles an item, never what is computed for it: every item writes only its own
+part.
 """
 
 import inspect
@@ -22,8 +23,8 @@ from numba.core.extending import intrinsic
 
 from nbnn import cache
 
-# Never nnan or ninf: a NaN must survive. And not reassoc: Numba lays these flags on every instruction of a kernel, and the order
-# of additions is ours; exp even rounds by adding and subtracting a constant, which reassoc would cancel.
+# Never nnan or ninf: a NaN must survive. And not reassoc: Numba lays these flags on every instruction of a kernel, and
+# the order of additions is ours; exp even rounds by adding and subtracting a constant, which reassoc would cancel.
 FASTMATH = {"contract", "nsz"}
 OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
 # Bytes of all arrays times `intensity`: below this a launch over all cores costs more than it saves. Measured: a launch
@@ -128,16 +129,21 @@ class Kernel:
             def emit(context, builder, sig, args):
                 _emit_launch(context, builder, self, symbol, sig.args, args)
                 return context.get_dummy_value()
+
             return types.void(*wanted), emit
+
         launch.__name__ = self.name
-        words = [inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-                 *(p.replace(annotation=inspect.Parameter.empty) for p in self.parameters)]
+        words = [
+            inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *(p.replace(annotation=inspect.Parameter.empty) for p in self.parameters),
+        ]
         launch.__signature__ = inspect.Signature(words)  # Numba reads the number of arguments there
         return intrinsic(launch)
 
 
 def kernel(each, axis=0, grain=1, intensity=1):
-    """Make a kernel of a loop over the items of the argument `each` along `axis`; threads get multiples of `grain` items.
+    """Make a kernel of a loop over the items of the argument `each` along `axis`; threads get multiples of `grain`
+    items.
 
     `intensity` is roughly the arithmetic per byte: it moves the size from which threads pay.
     """
@@ -172,8 +178,9 @@ def _emit_launch(context, builder, kernel, symbol, kinds, values):
             kind = context.call_conv.get_function_type(types.void, (types.int64,) * 5)
             launch = cgutils.get_or_insert_function(builder.module, kind, "nbnn.launch")
             addresses = [builder.ptrtoint(p, _I64) for p in (run, block)]
-            context.call_conv.call_function(builder, launch, types.void, (types.int64,) * 5,
-                                            [*addresses, items, _I64(kernel.grain), threads])
+            context.call_conv.call_function(
+                builder, launch, types.void, (types.int64,) * 5, [*addresses, items, _I64(kernel.grain), threads]
+            )
         with serial:
             builder.call(run, [block, _I64(0), items, _I64(0)])
 
@@ -191,7 +198,9 @@ def _runner(context, module, kernel, symbol, kinds, block_type):
     builder = ir.IRBuilder(run.append_basic_block())
     block = builder.bitcast(run.args[0], block_type.as_pointer())
     values = [builder.load(cgutils.gep_inbounds(builder, block, 0, i)) for i in range(len(kinds))]
-    context.call_conv.call_function(builder, body, types.void, (*kinds, *share), [*values, *run.args[1:1 + len(share)]])
+    context.call_conv.call_function(
+        builder, body, types.void, (*kinds, *share), [*values, *run.args[1 : 1 + len(share)]]
+    )
     builder.ret_void()
     return run
 
@@ -209,9 +218,11 @@ def _threads(module):
 @intrinsic
 def allow_threads(typing, threads):
     """Say at the head of a compiled step how many threads its launches may use; with 1 none of them touches another."""
+
     def emit(context, builder, sig, args):
         builder.store(args[0], _threads(builder.module))
         return context.get_dummy_value()
+
     return types.void(types.int64), emit
 
 
@@ -220,6 +231,7 @@ def _run(typing, function, block, first, last, worker):
     def emit(context, builder, sig, args):
         builder.call(builder.inttoptr(args[0], _RUN.as_pointer()), [builder.inttoptr(args[1], _BYTES), *args[2:]])
         return context.get_dummy_value()
+
     return types.void(*[types.int64] * 5), emit
 
 
@@ -253,6 +265,7 @@ def launches_share_state() -> bool:
 
 # ---- arrays inside a compiled step
 
+
 @intrinsic
 def view(typing, arena, start, shape, strides):
     """The array of that shape and those strides (in elements) which begins at arena[start]."""
@@ -263,8 +276,15 @@ def view(typing, arena, start, shape, strides):
         array = context.make_array(kind)(context, builder)
         size = source.itemsize
         strides = [builder.mul(s, size) for s in cgutils.unpack_tuple(builder, args[3])]
-        context.populate_array(array, data=builder.gep(source.data, [args[1]]),
-                               shape=cgutils.unpack_tuple(builder, args[2]), strides=strides, itemsize=size, meminfo=None)
+        context.populate_array(
+            array,
+            data=builder.gep(source.data, [args[1]]),
+            shape=cgutils.unpack_tuple(builder, args[2]),
+            strides=strides,
+            itemsize=size,
+            meminfo=None,
+        )
         return array._getvalue()
+
     dims = types.UniTuple(types.int64, len(shape))
     return kind(arena, types.int64, dims, dims), emit

@@ -1,22 +1,22 @@
 """Losses of one example each, and the gradient of their mean: losses[n] and dx[n, k] = d(mean of losses) / d x[n, k].
 
-    softmax   losses[n] = log(sum over k of exp(x[n, k])) - sum over k of t[k] * x[n, k],  t = (1 - s) * [k is the label] + s / K
+    softmax   losses[n] = log(sum over k of exp(x[n, k])) - sum over k of t[k] * x[n, k],  t = (1 - s) * [k is the
+    label] + s / K
     svm       losses[n] = sum over k, k not the label, of max(0, x[n, k] - x[n, label] + 1)
     mse       losses[n] = mean over k of (x[n, k] - target[n, k])**2
 
-n example, k class, s the label smoothing. Each worker owns examples. Labels have been checked before they come here. Scores are
-shifted by their largest, so that nothing overflows and the loss stays finite where the right class has probability 0.
+n example, k class, s the label smoothing. Each worker owns examples. Labels have been checked before they come here.
+Scores are shifted by their largest, so that nothing overflows and the loss stays finite where the right class has
+probability 0.
 """
 
 import math
 
-import numpy as np
 from llvmlite import ir
+from nbnn.kernels.jit import Array2, Doubles, Ints, kernel, step
+from nbnn.kernels.simd import Mask, exp, fill, lanes, load, peek, pointer, poke, select, store, total
 from numba import types
 from numba.core.extending import intrinsic
-
-from nbnn.kernels.jit import Array2, Doubles, Ints, inlined, kernel, step
-from nbnn.kernels.simd import Mask, exp, fill, lanes, load, peek, pointer, poke, select, store, total
 
 
 @intrinsic
@@ -27,10 +27,13 @@ def lane_between(typing, like, first, last):
     def emit(context, builder, sig, args):
         mask = ir.Constant(ir.VectorType(ir.IntType(1), kind.lanes), ir.Undefined)
         for lane in range(kind.lanes):
-            inside = builder.and_(builder.icmp_signed("<=", args[1], ir.IntType(64)(lane)),
-                                  builder.icmp_signed(">", args[2], ir.IntType(64)(lane)))
+            inside = builder.and_(
+                builder.icmp_signed("<=", args[1], ir.IntType(64)(lane)),
+                builder.icmp_signed(">", args[2], ir.IntType(64)(lane)),
+            )
             mask = builder.insert_element(mask, inside, ir.IntType(32)(lane))
         return mask
+
     return kind(like, types.int64, types.int64), emit
 
 
@@ -39,20 +42,20 @@ def softmax_loss(x: Array2, labels: Ints, smoothing: float, losses: Doubles, dx:
     classes, width = x.shape[1], lanes(x)
     for n in range(first, last):
         xn, dxn = pointer(x) + n * step(x, 0), pointer(dx) + n * step(dx, 0)
-        largest, sum_x = peek(xn, 0), 0.0
+        largest = peek(xn, 0)
         for k in range(classes):
-            value = peek(xn, k)
-            sum_x += value
-            if value > largest:
-                largest = value
-        sums = fill(x, 0.0)
+            if peek(xn, k) > largest:
+                largest = peek(xn, k)
+        sums, below = fill(x, 0.0), fill(x, 0.0)
         for k in range(0, classes, width):
-            e = select(lane_between(x, 0, classes - k), exp(load(xn, k) - largest), fill(x, 0.0))
-            sums = sums + e
+            inside = lane_between(x, 0, classes - k)
+            d = load(xn, k) - largest
+            e = select(inside, exp(d), fill(x, 0.0))
+            sums, below = sums + e, below + select(inside, d, fill(x, 0.0))
             store(dxn, k, e)
         s = total(sums)
         y = labels[n]
-        shifted = (1.0 - smoothing) * (peek(xn, y) - largest) + smoothing * (sum_x / classes - largest)
+        shifted = (1.0 - smoothing) * (peek(xn, y) - largest) + smoothing * (total(below) / classes)
         losses[n] = math.log(s) - shifted
         scale, share = 1.0 / (s * x.shape[0]), smoothing / classes / x.shape[0]
         for k in range(0, classes, width):

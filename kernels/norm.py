@@ -1,4 +1,5 @@
-"""Normalisation: y[n, i, j, c] = (x[n, i, j, c] - mean[n, c]) * scale[n, c] * gamma[c] + beta[c], scale = 1 / sqrt(variance + eps).
+"""Normalisation: y[n, i, j, c] = (x[n, i, j, c] - mean[n, c]) * scale[n, c] * gamma[c] + beta[c], scale = 1 /
+sqrt(variance + eps).
 
 Three ops differ only in what mean and variance are taken over:
 
@@ -6,12 +7,14 @@ Three ops differ only in what mean and variance are taken over:
     groupnorm   the places and the channels of one group, in one example
     layernorm   groupnorm with one group
 
-So there is one pass that looks at x (`channel_moments`: per example and channel, two sweeps while the example is in cache, no
-difference of large squares), one small kernel that joins those per example and channel figures (`*_statistics`), and one pass that
-writes y. Backward the same: `norm_sums`, `*_gradients`, `norm_backward`. Each worker owns examples in the passes over pictures,
-and channels where figures of all examples are joined, in the order of the examples.
+So there is one pass that looks at x (`channel_moments`: per example and channel, two sweeps while the example is in
+cache, no difference of large squares), one small kernel that joins those per example and channel figures
+(`*_statistics`), and one pass that writes y. Backward the same: `norm_sums`, `*_gradients`, `norm_backward`. Each
+worker owns examples in the passes over pictures, and channels where figures of all examples are joined, in the order of
+the examples.
 
-    dx = scale * (g - mean(g) - xhat * mean(g * xhat)),  g = dy * gamma,  xhat = (x - mean) * scale, means over the same set
+    dx = scale * (g - mean(g) - xhat * mean(g * xhat)),  g = dy * gamma,  xhat = (x - mean) * scale, means over the same
+    set
 """
 
 import math
@@ -41,11 +44,23 @@ def channel_moments(x: Array4, mean: Array2, spread: Array2, first: int, last: i
 
 
 @kernel(each="mean", grain=16)
-def batch_statistics(means: Array2, spreads: Array2, places: int, eps: float, momentum: float, running_mean: Array1,
-                     running_var: Array1, mean: Array1, scale: Array1, first: int, last: int):
+def batch_statistics(
+    means: Array2,
+    spreads: Array2,
+    places: int,
+    eps: float,
+    momentum: float,
+    running_mean: Array1,
+    running_var: Array1,
+    mean: Array1,
+    scale: Array1,
+    first: int,
+    last: int,
+):
     """mean and scale of each channel over all examples; the running figures keep the share `momentum` of themselves.
 
-    A channel whose figures are not finite leaves its running figures alone: one bad batch does not spoil the net for good.
+    A channel whose figures are not finite leaves its running figures alone: one bad batch does not spoil the net for
+    good.
     """
     count = means.shape[0]
     for c in range(first, last):
@@ -66,7 +81,9 @@ def batch_statistics(means: Array2, spreads: Array2, places: int, eps: float, mo
 
 
 @kernel(each="mean")
-def running_statistics(running_mean: Array1, running_var: Array1, eps: float, mean: Array1, scale: Array1, first: int, last: int):
+def running_statistics(
+    running_mean: Array1, running_var: Array1, eps: float, mean: Array1, scale: Array1, first: int, last: int
+):
     """What batchnorm uses outside training."""
     for c in range(first, last):
         mean[c] = running_mean[c]
@@ -74,8 +91,17 @@ def running_statistics(running_mean: Array1, running_var: Array1, eps: float, me
 
 
 @kernel(each="means", intensity=2)
-def group_statistics(means: Array2, spreads: Array2, places: int, groups: int, eps: float, mean: Array2, scale: Array2,
-                     first: int, last: int):
+def group_statistics(
+    means: Array2,
+    spreads: Array2,
+    places: int,
+    groups: int,
+    eps: float,
+    mean: Array2,
+    scale: Array2,
+    first: int,
+    last: int,
+):
     """mean and scale of each group of channels of each example, written out for every channel of the group."""
     size = means.shape[1] // groups
     for n in range(first, last):
@@ -109,7 +135,9 @@ def norm_forward(x: Array4, mean: Array2, scale: Array2, gamma: Array1, beta: Ar
 
 
 @kernel(each="x", intensity=2)
-def norm_sums(x: Array4, dy: Array4, mean: Array2, scale: Array2, sum_dy: Array2, sum_dy_xhat: Array2, first: int, last: int):
+def norm_sums(
+    x: Array4, dy: Array4, mean: Array2, scale: Array2, sum_dy: Array2, sum_dy_xhat: Array2, first: int, last: int
+):
     """sum_dy[n, c] and sum_dy_xhat[n, c] over the places of one example."""
     for n in range(first, last):
         xn, dyn = pointer(x) + n * step(x, 0), pointer(dy) + n * step(dy, 0)
@@ -126,8 +154,11 @@ def norm_sums(x: Array4, dy: Array4, mean: Array2, scale: Array2, sum_dy: Array2
 
 
 @kernel(each="gamma", grain=16)
-def affine_gradients(sum_dy: Array2, sum_dy_xhat: Array2, gamma: Array1, dgamma: Array1, dbeta: Array1, first: int, last: int):
-    """dgamma[c] = sum over n of sum_dy_xhat[n, c], dbeta[c] = sum over n of sum_dy[n, c]. `gamma` only counts the channels."""
+def affine_gradients(
+    sum_dy: Array2, sum_dy_xhat: Array2, gamma: Array1, dgamma: Array1, dbeta: Array1, first: int, last: int
+):
+    """dgamma[c] = sum over n of sum_dy_xhat[n, c], dbeta[c] = sum over n of sum_dy[n, c]. `gamma` only counts the
+    channels."""
     for c in range(first, last):
         total, weighted = 0.0, 0.0
         for n in range(sum_dy.shape[0]):
@@ -138,8 +169,9 @@ def affine_gradients(sum_dy: Array2, sum_dy_xhat: Array2, gamma: Array1, dgamma:
 
 
 @kernel(each="gamma")
-def batch_gradients(dgamma: Array1, dbeta: Array1, gamma: Array1, count: int, mean_g: Array1, mean_g_xhat: Array1,
-                    first: int, last: int):
+def batch_gradients(
+    dgamma: Array1, dbeta: Array1, gamma: Array1, count: int, mean_g: Array1, mean_g_xhat: Array1, first: int, last: int
+):
     """The two means of dx over a whole channel of `count` elements, which dgamma and dbeta already hold the sums of."""
     for c in range(first, last):
         mean_g[c] = gamma[c] * dbeta[c] / count
@@ -147,8 +179,17 @@ def batch_gradients(dgamma: Array1, dbeta: Array1, gamma: Array1, count: int, me
 
 
 @kernel(each="sum_dy", intensity=2)
-def group_gradients(sum_dy: Array2, sum_dy_xhat: Array2, gamma: Array1, places: int, groups: int, mean_g: Array2,
-                    mean_g_xhat: Array2, first: int, last: int):
+def group_gradients(
+    sum_dy: Array2,
+    sum_dy_xhat: Array2,
+    gamma: Array1,
+    places: int,
+    groups: int,
+    mean_g: Array2,
+    mean_g_xhat: Array2,
+    first: int,
+    last: int,
+):
     """The two means of dx over each group of channels of each example, written out for every channel of the group."""
     size = gamma.shape[0] // groups
     for n in range(first, last):
@@ -163,8 +204,18 @@ def group_gradients(sum_dy: Array2, sum_dy_xhat: Array2, gamma: Array1, places: 
 
 
 @kernel(each="x", intensity=2)
-def norm_backward(x: Array4, dy: Array4, mean: Array2, scale: Array2, gamma: Array1, mean_g: Array2, mean_g_xhat: Array2,
-                  dx: Array4, first: int, last: int):
+def norm_backward(
+    x: Array4,
+    dy: Array4,
+    mean: Array2,
+    scale: Array2,
+    gamma: Array1,
+    mean_g: Array2,
+    mean_g_xhat: Array2,
+    dx: Array4,
+    first: int,
+    last: int,
+):
     for n in range(first, last):
         xn, dyn, dxn = pointer(x) + n * step(x, 0), pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
         for c in range(0, x.shape[3], lanes(x)):
@@ -199,5 +250,7 @@ def scale_backward_weights(x: Array4, dy: Array4, dgamma: Array2, first: int, la
             s = fill(x, 0.0)
             for i in range(x.shape[1]):
                 for j in range(x.shape[2]):
-                    s = s + load(xn, i * step(x, 1) + j * step(x, 2) + c) * load(dyn, i * step(dy, 1) + j * step(dy, 2) + c)
+                    s = s + load(xn, i * step(x, 1) + j * step(x, 2) + c) * load(
+                        dyn, i * step(dy, 1) + j * step(dy, 2) + c
+                    )
             store(pointer(dgamma), n * step(dgamma, 0) + c, s)

@@ -1,7 +1,7 @@
 """Pooling over windows of u, v < size: max, mean, and the mean of the whole picture.
 
-    max   y[n, i, j, c] = max over u, v of x[n, i*stride + u - pad, j*stride + v - pad, c]; places in the padding do not count
-    mean  y[n, i, j, c] = sum over the same places / size**2; places in the padding count as zeros
+    max   y[n, i, j, c] = max over u, v of x[n, i*stride + u - pad, j*stride + v - pad, c]; places in the padding do not
+    count mean  y[n, i, j, c] = sum over the same places / size**2; places in the padding count as zeros
 
 Each worker owns whole examples of y, or of dx. A tie goes to the first maximum in reading order; a NaN is a maximum.
 """
@@ -45,7 +45,9 @@ def max_pool_forward(x: Array4, size: int, stride: int, pad: int, y: Array4, fir
 
 
 @kernel(each="x", intensity=2)
-def max_pool_backward(x: Array4, y: Array4, dy: Array4, size: int, stride: int, pad: int, dx: Array4, first: int, last: int):
+def max_pool_backward(
+    x: Array4, y: Array4, dy: Array4, size: int, stride: int, pad: int, dx: Array4, first: int, last: int
+):
     """dx[place] = sum of dy over the windows whose first maximum is at that place: found again, not remembered."""
     for n in range(first, last):
         xn, yn = pointer(x) + n * step(x, 0), pointer(y) + n * step(y, 0)

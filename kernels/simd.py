@@ -1,12 +1,13 @@
 """A vector register as a Numba value, so that a loop says which numbers live in registers.
 
     p = pointer(x)                 the address of x[0, 0, ...]; p + k is k elements further on
-    a = load(p, k)                 LANES neighbours from p[k]; broadcast(p, k) is p[k] in every lane; fill(p, 0.5) a constant
-    b = fma(a, a, b)               a * a + b; also + - * / with registers and plain numbers, maximum, sqrt, exp, select ...
-    store(p, k, b)
+    a = load(p, k)                 LANES neighbours from p[k]; broadcast(p, k) is p[k] in every lane; fill(p, 0.5) a
+    constant b = fma(a, a, b)               a * a + b; also + - * / with registers and plain numbers, maximum, sqrt,
+    exp, select ... store(p, k, b)
 
-A register holds `lanes(p)` numbers of p's dtype. Its width is that of the machine, asked of LLVM once, in `register_bytes`:
-64 bytes with AVX-512, 32 with AVX, else 16. Numba sees each name below as a function on values; LLVM sees one instruction.
+A register holds `lanes(p)` numbers of p's dtype. Its width is that of the machine, asked of LLVM once, in
+`register_bytes`: 64 bytes with AVX-512, 32 with AVX, else 16. Numba sees each name below as a function on values; LLVM
+sees one instruction.
 
 Nothing here checks a bound. The contract of the kernels (see `__init__.py`) says what may be read and written.
 """
@@ -123,6 +124,7 @@ def fused(builder, kind, a, b, c):
 
 # ---- places
 
+
 @intrinsic
 def pointer(typing, x):
     """The address of the first element of the array x."""
@@ -130,14 +132,17 @@ def pointer(typing, x):
 
     def emit(context, builder, sig, args):
         return context.make_array(sig.args[0])(context, builder, args[0]).data
+
     return kind(x), emit
 
 
 @intrinsic
 def lanes(typing, p):
     """How many numbers a register of p's dtype holds."""
+
     def emit(context, builder, sig, args):
         return _INT64(p.lanes if isinstance(p, _Value) else lanes_of(p.dtype))
+
     return types.int64(p), emit
 
 
@@ -157,6 +162,7 @@ def _pointer_plus(context, builder, sig, args):
 def load(typing, p, offset):
     def emit(context, builder, sig, args):
         return builder.load(at(builder, *args, p.vector), align=p.dtype.bitwidth // 8)
+
     return Register(p.dtype)(p, types.int64), emit
 
 
@@ -164,6 +170,7 @@ def load(typing, p, offset):
 def broadcast(typing, p, offset):
     def emit(context, builder, sig, args):
         return spread(builder, builder.load(at(builder, *args, p.scalar)), p.lanes)
+
     return Register(p.dtype)(p, types.int64), emit
 
 
@@ -172,23 +179,28 @@ def store(typing, p, offset, value):
     def emit(context, builder, sig, args):
         builder.store(args[2], at(builder, args[0], args[1], p.vector), align=p.dtype.bitwidth // 8)
         return context.get_dummy_value()
+
     return types.void(p, types.int64, Register(p.dtype)), emit
 
 
 @intrinsic
 def peek(typing, p, offset):
     """The one number p[offset]."""
+
     def emit(context, builder, sig, args):
         return builder.load(at(builder, *args, p.scalar))
+
     return p.dtype(p, types.int64), emit
 
 
 @intrinsic
 def poke(typing, p, offset, value):
     """p[offset] = value, one number."""
+
     def emit(context, builder, sig, args):
         builder.store(args[2], at(builder, args[0], args[1], p.scalar))
         return context.get_dummy_value()
+
     return types.void(p, types.int64, p.dtype), emit
 
 
@@ -199,16 +211,20 @@ def fill(typing, p, number):
 
     def emit(context, builder, sig, args):
         return spread(builder, args[1], kind.lanes)
+
     return kind(p, p.dtype), emit
 
 
 # ---- arithmetic
 
+
 @intrinsic
 def fma(typing, a, b, c):
     """a * b + c."""
+
     def emit(context, builder, sig, args):
         return fused(builder, a, *args)
+
     return a(a, a, a), emit
 
 
@@ -231,15 +247,25 @@ def _binary(op, emit, result=lambda kind: kind):
 
     def lower(context, builder, sig, args):
         kind = _both(sig.args)
-        wide = [v if isinstance(t, Register) else spread(builder, v, kind.lanes) for t, v in zip(sig.args, args, strict=True)]
+        wide = [
+            v if isinstance(t, Register) else spread(builder, v, kind.lanes)
+            for t, v in zip(sig.args, args, strict=True)
+        ]
         return emit(builder, *wide)
+
     for left, right in ((Register, Register), (Register, types.Number), (types.Number, Register)):
         lower_builtin(op, left, right)(lower)
 
 
 for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
     _binary(_op, lambda builder, a, b, name=_name: getattr(builder, name)(a, b, flags=_FLAGS))
-for _op, _sign in ((operator.gt, ">"), (operator.ge, ">="), (operator.lt, "<"), (operator.le, "<="), (operator.eq, "==")):
+for _op, _sign in (
+    (operator.gt, ">"),
+    (operator.ge, ">="),
+    (operator.lt, "<"),
+    (operator.le, "<="),
+    (operator.eq, "=="),
+):
     _binary(_op, lambda builder, a, b, sign=_sign: builder.fcmp_ordered(sign, a, b), lambda kind: Mask(kind.dtype))
 
 
@@ -286,8 +312,10 @@ def _invert(context, builder, sig, args):
 @intrinsic
 def select(typing, mask, yes, no):
     """yes where the mask holds, else no, lane by lane."""
+
     def emit(context, builder, sig, args):
         return builder.select(*args)
+
     return yes(mask, yes, no), emit
 
 
@@ -295,6 +323,7 @@ def select(typing, mask, yes, no):
 def is_nan(typing, a):
     def emit(context, builder, sig, args):
         return builder.fcmp_unordered("uno", args[0], args[0])
+
     return Mask(a.dtype)(a), emit
 
 
@@ -302,6 +331,7 @@ def is_nan(typing, a):
 def sqrt(typing, a):
     def emit(context, builder, sig, args):
         return call_llvm(builder, f"llvm.sqrt.{a.suffix}", a.vector, args)
+
     return a(a), emit
 
 
@@ -309,12 +339,14 @@ def sqrt(typing, a):
 def absolute(typing, a):
     def emit(context, builder, sig, args):
         return call_llvm(builder, f"llvm.fabs.{a.suffix}", a.vector, args)
+
     return a(a), emit
 
 
 @intrinsic
 def total(typing, a):
     """The sum of the lanes, in one fixed order: halves are added to halves."""
+
     def emit(context, builder, sig, args):
         value, count = args[0], a.lanes
         while count > 1:
@@ -322,20 +354,25 @@ def total(typing, a):
             low, high = (ir.Constant(ir.VectorType(_INT32, count), list(range(s, s + count))) for s in (0, count))
             value = builder.fadd(builder.shuffle_vector(value, value, low), builder.shuffle_vector(value, value, high))
         return builder.extract_element(value, _INT32(0))
+
     return a.dtype(a), emit
 
 
 @intrinsic
 def transpose_block(typing, source, source_step, target, target_step):
-    """target[i * target_step + j] = source[j * source_step + i] for i, j < lanes: a square block, turned inside the registers.
+    """target[i * target_step + j] = source[j * source_step + i] for i, j < lanes: a square block, turned inside the
+    registers.
 
     log2(lanes) rounds of shuffles; round r swaps the parts of the registers that are 2**r apart.
     """
+
     def emit(context, builder, sig, args):
         source_at, source_step, target_at, target_step = args
         size, align = source.lanes, source.dtype.bitwidth // 8
-        rows = [builder.load(at(builder, source_at, builder.mul(source_step, _INT64(j)), source.vector), align=align)
-                for j in range(size)]
+        rows = [
+            builder.load(at(builder, source_at, builder.mul(source_step, _INT64(j)), source.vector), align=align)
+            for j in range(size)
+        ]
         distance = 1
         while distance < size:
             low = [k if not k & distance else k - distance + size for k in range(size)]
@@ -349,29 +386,41 @@ def transpose_block(typing, source, source_step, target, target_step):
         for i, row in enumerate(rows):
             builder.store(row, at(builder, target_at, builder.mul(target_step, _INT64(i)), source.vector), align=align)
         return context.get_dummy_value()
+
     return types.void(source, types.int64, target, types.int64), emit
 
 
 # ---- exp
 
-# (log2 e, ln 2 high part, ln 2 low part, Taylor degree, smallest and largest argument, shift that rounds, mantissa bits)
+# (log2 e, ln 2 high part, ln 2 low part, Taylor degree, smallest and largest argument, shift that rounds, mantissa
+# bits)
 _EXP = {
     types.float32: (1.4426950408889634, 0.693359375, -2.12194440e-4, 7, -87.33, 88.36, 1.5 * 2.0**23, 23),
-    types.float64: (1.4426950408889634, 0.693147180369123816490, 1.90821492927058770002e-10, 13, -708.3, 709.43, 1.5 * 2.0**52, 52),
+    types.float64: (
+        1.4426950408889634,
+        0.693147180369123816490,
+        1.90821492927058770002e-10,
+        13,
+        -708.3,
+        709.43,
+        1.5 * 2.0**52,
+        52,
+    ),
 }
 
 
 def _emit_expm1(builder, kind, x):
     """(2**n, e**r - 1) with x = n ln 2 + r, |r| <= ln 2 / 2; no flags, since reordering would undo the rounding trick.
 
-    n comes out of the low mantissa bits of x / ln 2 + shift, which costs no conversion and is harmless for NaN. The Taylor
-    series of that degree is exact to less than half a unit in the last place on this interval.
+    n comes out of the low mantissa bits of x / ln 2 + shift, which costs no conversion and is harmless for NaN. The
+    Taylor series of that degree is exact to less than half a unit in the last place on this interval.
     """
     log2e, high, low, degree, _, _, shift, bits = _EXP[kind.dtype]
     integer = ir.VectorType(ir.IntType(kind.dtype.bitwidth), kind.lanes)
 
     def number(v):
         return ir.Constant(kind.vector, [v] * kind.lanes)
+
     shifted = builder.fadd(builder.fmul(x, number(log2e)), number(shift))
     n = builder.fsub(shifted, number(shift))
     r = builder.fsub(builder.fsub(x, builder.fmul(n, number(high))), builder.fmul(n, number(low)))
@@ -396,7 +445,9 @@ def _clamp(builder, kind, x):
 
 @intrinsic
 def exp(typing, a):
-    """e**a to 2 units in the last place; 0 below the smallest normal number, inf from 2**127.5 (2**1023.5) on, NaN stays."""
+    """e**a to 2 units in the last place; 0 below the smallest normal number, inf from 2**127.5 (2**1023.5) on, NaN
+    stays."""
+
     def emit(context, builder, sig, args):
         held, below, above = _clamp(builder, a, args[0])
         power, rest = _emit_expm1(builder, a, held)
@@ -404,16 +455,19 @@ def exp(typing, a):
         value = builder.select(below, ir.Constant(a.vector, [0.0] * a.lanes), value)
         value = builder.select(above, ir.Constant(a.vector, [float("inf")] * a.lanes), value)
         return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), args[0], value)
+
     return a(a), emit
 
 
 @intrinsic
 def expm1(typing, a):
     """e**a - 1 without the loss of digits near 0; -1 far below, and the largest finite power far above."""
+
     def emit(context, builder, sig, args):
         held, _, _ = _clamp(builder, a, args[0])
         power, rest = _emit_expm1(builder, a, held)
         one = ir.Constant(a.vector, [1.0] * a.lanes)
         value = fused(builder, a, power, rest, builder.fsub(power, one))
         return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), args[0], value)
+
     return a(a), emit

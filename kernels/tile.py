@@ -12,19 +12,20 @@ i and the three sums walk through memory by steps (in elements), so that one til
     affine to the input   examples            -, -, units                      the weights, turned
     affine to the weights features            -, -, examples                   the gradient of the output
 
-A row beyond the last is the last row once more: it is computed twice and stored twice with the same value, so that no tile
-needs a tail in i. Columns come in whole registers because every row of C and of B has room for them (see `__init__.py`).
+A row beyond the last is the last row once more: it is computed twice and stored twice with the same value, so that no
+tile needs a tail in i. Columns come in whole registers because every row of C and of B has room for them (see
+`__init__.py`).
 
-ROWS x 2 registers hold C: 8 x 2 of the 32 registers of AVX-512, 6 x 2 of the 16 of AVX2 and SSE. Per step the tile loads
-2 registers of B and ROWS single numbers of A and does ROWS * 2 multiply-adds; that is what keeps the multipliers busy.
+ROWS x 2 registers hold C: 8 x 2 of the 32 registers of AVX-512, 6 x 2 of the 16 of AVX2 and SSE. Per step the tile
+loads 2 registers of B and ROWS single numbers of A and does ROWS * 2 multiply-adds; that is what keeps the multipliers
+busy.
 """
 
 from llvmlite import ir
-from numba import types
-from numba.core.extending import intrinsic, models, register_model
-
 from nbnn.kernels.jit import inlined
 from nbnn.kernels.simd import _INT64, _Value, at, fused, register_bytes, spread
+from numba import types
+from numba.core.extending import intrinsic, models, register_model
 
 ROWS = 8 if register_bytes() == 64 else 6
 
@@ -58,10 +59,12 @@ class _TileModel(models.PrimitiveModel):
 
 @intrinsic
 def places(typing, first, count, middle, inner, outer_step, middle_step, inner_step):
-    """Where rows first, first + 1, ... of a grid outer x middle x inner are; `count` elements in all, the last one repeats.
+    """Where rows first, first + 1, ... of a grid outer x middle x inner are; `count` elements in all, the last one
+    repeats.
 
     The two divisions are done in floating point for all rows at once: exact for fewer than 2**50 elements, and cheap.
     """
+
     def emit(context, builder, sig, args):
         first, count, middle, inner, outer_step, middle_step, inner_step = args
         wide = ir.VectorType(_INT64, ROWS)
@@ -72,6 +75,7 @@ def places(typing, first, count, middle, inner, outer_step, middle_step, inner_s
             middle_of_unit = builder.fadd(builder.sitofp(number, real), ir.Constant(real, [0.5] * ROWS))
             quotient = builder.fptosi(builder.fdiv(middle_of_unit, by_real), wide)
             return quotient, builder.sub(number, builder.mul(quotient, spread(builder, by, ROWS)))
+
         number = builder.add(spread(builder, first, ROWS), ir.Constant(wide, list(range(ROWS))))
         last = spread(builder, builder.sub(count, _INT64(1)), ROWS)
         number = builder.select(builder.icmp_signed("<", number, last), number, last)
@@ -84,6 +88,7 @@ def places(typing, first, count, middle, inner, outer_step, middle_step, inner_s
         for i in range(ROWS):
             result = builder.insert_value(result, builder.extract_element(offset, ir.IntType(32)(i)), i)
         return result
+
     return Places()(*[types.int64] * 7), emit
 
 
@@ -97,12 +102,15 @@ def start_tile(typing, b, vectors):
     kind = Tile(b.dtype, vectors.literal_value)
 
     def emit(context, builder, sig, args):
-        row = [builder.load(at(builder, args[0], _INT64(j * kind.lanes), kind.vector), align=kind.dtype.bitwidth // 8)
-               for j in range(kind.vectors)]
+        row = [
+            builder.load(at(builder, args[0], _INT64(j * kind.lanes), kind.vector), align=kind.dtype.bitwidth // 8)
+            for j in range(kind.vectors)
+        ]
         value = ir.Constant(ir.ArrayType(kind.vector, ROWS * kind.vectors), ir.Undefined)
         for _, j, cell in _cells(kind):
             value = builder.insert_value(value, row[j], cell)
         return value
+
     return kind(b, vectors), emit
 
 
@@ -112,6 +120,7 @@ def zero_tile(typing, p, vectors):
 
     def emit(context, builder, sig, args):
         return ir.Constant(ir.ArrayType(kind.vector, ROWS * kind.vectors), None)
+
     return kind(p, vectors), emit
 
 
@@ -124,8 +133,10 @@ def load_tile(typing, c, rows, vectors):
         for i, j, cell in _cells(kind):
             place = builder.add(builder.extract_value(args[1], i), _INT64(j * kind.lanes))
             value = builder.insert_value(
-                value, builder.load(at(builder, args[0], place, kind.vector), align=kind.dtype.bitwidth // 8), cell)
+                value, builder.load(at(builder, args[0], place, kind.vector), align=kind.dtype.bitwidth // 8), cell
+            )
         return value
+
     return kind(c, Places(), vectors), emit
 
 
@@ -134,25 +145,36 @@ def store_tile(typing, c, rows, tile):
     def emit(context, builder, sig, args):
         for i, j, cell in _cells(tile):
             place = builder.add(builder.extract_value(args[1], i), _INT64(j * tile.lanes))
-            builder.store(builder.extract_value(args[2], cell), at(builder, args[0], place, tile.vector),
-                          align=tile.dtype.bitwidth // 8)
+            builder.store(
+                builder.extract_value(args[2], cell),
+                at(builder, args[0], place, tile.vector),
+                align=tile.dtype.bitwidth // 8,
+            )
         return context.get_dummy_value()
+
     return types.void(c, Places(), tile), emit
 
 
 @intrinsic
 def rank_one(typing, tile, a, rows, b):
-    """tile[i, j] += a[rows[i]] * b[j]: the inner step of every multiply, vectors loads and ROWS * vectors multiply-adds."""
+    """tile[i, j] += a[rows[i]] * b[j]: the inner step of every multiply, vectors loads and ROWS * vectors
+    multiply-adds."""
+
     def emit(context, builder, sig, args):
         value, a, rows, b = args
-        row = [builder.load(at(builder, b, _INT64(j * tile.lanes), tile.vector), align=tile.dtype.bitwidth // 8)
-               for j in range(tile.vectors)]
+        row = [
+            builder.load(at(builder, b, _INT64(j * tile.lanes), tile.vector), align=tile.dtype.bitwidth // 8)
+            for j in range(tile.vectors)
+        ]
         for i in range(ROWS):
             number = spread(builder, builder.load(builder.gep(a, [builder.extract_value(rows, i)])), tile.lanes)
             for j in range(tile.vectors):
                 cell = i * tile.vectors + j
-                value = builder.insert_value(value, fused(builder, tile, number, row[j], builder.extract_value(value, cell)), cell)
+                value = builder.insert_value(
+                    value, fused(builder, tile, number, row[j], builder.extract_value(value, cell)), cell
+                )
         return value
+
     return tile(tile, a, Places(), b), emit
 
 

@@ -8,9 +8,10 @@
     adamw                   adam, and w -= r * decay * w for weights
     lion                    w -= r * (sign(b1*m + (1 - b1)*dw) + decay * w);  m = b2*m + (1 - b2)*dw
 
-r the learning rate, m' = m / (1 - b1**t) and v' = v / (1 - b2**t) the moments without the bias of their start. `settings` holds what
-the rule needs at the places named below. The first `weights` numbers of the arenas are weights; decay and L2 touch those alone.
-Each worker owns blocks of the arenas. Sums over the arenas go through one number per block, added in order.
+r the learning rate, m' = m / (1 - b1**t) and v' = v / (1 - b2**t) the moments without the bias of their start.
+`settings` holds what the rule needs at the places named below. The first `weights` numbers of the arenas are weights;
+decay and L2 touch those alone. Each worker owns blocks of the arenas. Sums over the arenas go through one number per
+block, added in order.
 """
 
 import math
@@ -31,7 +32,7 @@ from nbnn.kernels.constants import (
     SGD_NESTEROV_MOMENTUM,
     TIME,
 )
-from nbnn.kernels.jit import Array1, Doubles, inlined, kernel, step
+from nbnn.kernels.jit import Array1, Doubles, inlined, kernel
 from nbnn.kernels.simd import fill, lanes, load, pointer, select, sqrt, store, total
 
 
@@ -79,13 +80,15 @@ def _decay(w, i, value, weights, rate):
 
 
 @kernel(each="w", grain=BLOCK)
-def update(rule: int, weights: int, settings: Doubles, dw: Array1, w: Array1, m: Array1, v: Array1, first: int, last: int):
+def update(
+    rule: int, weights: int, settings: Doubles, dw: Array1, w: Array1, m: Array1, v: Array1, first: int, last: int
+):
     rate, mu, eps = settings[RATE], settings[MOMENTUM], settings[EPS]
     wp, dwp, mp, vp = pointer(w), pointer(dw), pointer(m), pointer(v)
     if rule == SGD:
         for i in range(first, last, lanes(w)):
             store(wp, i, load(wp, i) - load(dwp, i) * rate)
-    elif rule == SGD_MOMENTUM or rule == SGD_NESTEROV_MOMENTUM:
+    elif rule in (SGD_MOMENTUM, SGD_NESTEROV_MOMENTUM):
         for i in range(first, last, lanes(w)):
             before = load(vp, i)
             speed = before * mu - load(dwp, i) * rate
@@ -99,7 +102,7 @@ def update(rule: int, weights: int, settings: Doubles, dw: Array1, w: Array1, m:
             second = load(vp, i) * mu + g * g * (1.0 - mu)
             store(vp, i, second)
             store(wp, i, load(wp, i) - g * rate / (sqrt(second) + eps))
-    elif rule == ADAM or rule == ADAMW:
+    elif rule in (ADAM, ADAMW):
         beta2, decay = settings[BETA2], settings[DECAY]
         first_bias = 1.0 - mu ** settings[TIME]
         second_bias = 1.0 - beta2 ** settings[TIME]
@@ -121,5 +124,7 @@ def update(rule: int, weights: int, settings: Doubles, dw: Array1, w: Array1, m:
             way = mean * mu + g * (1.0 - mu)
             store(mp, i, mean * beta2 + g * (1.0 - beta2))
             value = _decay(w, i, load(wp, i), weights, rate * decay)
-            value = select(way > zero, value - up, select(way < zero, value + up, value + way))  # + way lets a NaN through
+            value = select(
+                way > zero, value - up, select(way < zero, value + up, value + way)
+            )  # + way lets a NaN through
             store(wp, i, value)

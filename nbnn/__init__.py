@@ -35,9 +35,35 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "GELU", "Add", "Affine", "AvgPool", "BatchNorm", "Concat", "Conv", "Dropout", "Flatten", "GlobalAvgPool", "Graph", "GraphError",
-    "GroupNorm", "Identity", "LayerNorm", "LeakyReLU", "MaxPool", "Model", "Mse", "ReLU", "Scale", "SiLU", "Sigmoid", "Softmax",
-    "Solver", "Svm", "Tanh", "compile", "load",
+    "GELU",
+    "Add",
+    "Affine",
+    "AvgPool",
+    "BatchNorm",
+    "Concat",
+    "Conv",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool",
+    "Graph",
+    "GraphError",
+    "GroupNorm",
+    "Identity",
+    "LayerNorm",
+    "LeakyReLU",
+    "MaxPool",
+    "Model",
+    "Mse",
+    "ReLU",
+    "Scale",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Solver",
+    "Svm",
+    "Tanh",
+    "compile",
+    "load",
 ]
 
 # imported at first use, so that `import nbnn` stays quick and loads no numba

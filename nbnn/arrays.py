@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from nbnn.lower import Buffer
 from nbnn.ops import Array
+from nbnn.words import hint
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest register
 
@@ -20,22 +20,22 @@ def arena(elements: int, dtype: str) -> np.ndarray:
     itemsize = np.dtype(dtype).itemsize
     raw = np.zeros(elements * itemsize + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start:start + elements * itemsize].view(dtype)
+    return raw[start : start + elements * itemsize].view(dtype)
 
 
 def memory_view(buffer: np.ndarray, where: Buffer) -> np.ndarray:
     """The array as the kernels see it, its room left out."""
     strides = [s * buffer.itemsize for s in where.strides]
-    return np.lib.stride_tricks.as_strided(buffer[where.start:where.start + where.size], where.shape, strides)
+    return np.lib.stride_tricks.as_strided(buffer[where.start : where.start + where.size], where.shape, strides)
 
 
 def people_view(buffer: np.ndarray, where: Buffer, array: Array) -> np.ndarray:
     """The array in the shape that people know: a view, never a copy."""
     seen = memory_view(buffer, where)
     if array.merged:
-        merged = math.prod(seen.shape[:array.merged])
-        strides = seen.strides[array.merged - 1:]
-        seen = np.lib.stride_tricks.as_strided(seen, (merged, *seen.shape[array.merged:]), strides)
+        merged = math.prod(seen.shape[: array.merged])
+        strides = seen.strides[array.merged - 1 :]
+        seen = np.lib.stride_tricks.as_strided(seen, (merged, *seen.shape[array.merged :]), strides)
     return seen.transpose(array.axes) if array.axes else seen
 
 
@@ -50,8 +50,7 @@ class Arrays(MutableMapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._views:
-            near = difflib.get_close_matches(str(name), self._views, 1)
-            raise KeyError(f"there is no {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self._views)}"))
+            raise KeyError(f"there is no {name!r}; {hint(name, self._views)}")
         return self._views[name].view()  # a fresh view: whoever reshapes it in place reshapes only what they hold
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -62,8 +61,10 @@ class Arrays(MutableMapping[str, np.ndarray]):
         except ValueError:
             real = False
         if not real:
-            raise TypeError(f"{name} must be an array of real numbers, got {type(value).__name__}"
-                            + (f" of dtype {given.dtype}" if isinstance(value, np.ndarray) else ""))
+            raise TypeError(
+                f"{name} must be an array of real numbers, got {type(value).__name__}"
+                + (f" of dtype {given.dtype}" if isinstance(value, np.ndarray) else "")
+            )
         if given.shape != target.shape:
             raise ValueError(f"{name} must keep its shape {target.shape}, got {given.shape}")
         target[...] = given

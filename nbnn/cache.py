@@ -27,12 +27,24 @@ def fingerprint() -> str:
     import numba
     import numpy as np
     from llvmlite import binding
+    from numba.core import config as numba_config
 
     from nbnn import __version__, kernels
 
-    told = [__version__, numba.__version__, llvmlite.__version__, np.__version__, sys.version, platform.machine(),
-            binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten(),
-            str(numba.config.CPU_NAME), str(numba.config.CPU_FEATURES), str(numba.config.BOUNDSCHECK)]
+    config: Any = numba_config  # its names are made when it is imported
+    told = [
+        __version__,
+        numba.__version__,
+        llvmlite.__version__,
+        np.__version__,
+        sys.version,
+        platform.machine(),
+        binding.get_host_cpu_name(),
+        binding.get_host_cpu_features().flatten(),
+        str(config.CPU_NAME),
+        str(config.CPU_FEATURES),
+        str(config.BOUNDSCHECK),
+    ]
     for source in sorted(pathlib.Path(kernels.__file__).parent.glob("*.py")):
         told += [source.name, source.read_text()]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:20]
@@ -57,8 +69,11 @@ def folder(name: str) -> pathlib.Path:
                 target.chmod(0o700)
     except OSError as problem:
         target = pathlib.Path(tempfile.mkdtemp(prefix="nbnn-"))
-        warnings.warn(f"compiled code is not kept: the cache folder cannot be used ({problem}); set NBNN_CACHE_DIR to a folder "
-                      f"that you may write to. This run uses {target}.", stacklevel=2)
+        warnings.warn(
+            f"compiled code is not kept: the cache folder cannot be used ({problem}); set NBNN_CACHE_DIR to a folder "
+            f"that you may write to. This run uses {target}.",
+            stacklevel=2,
+        )
     return target
 
 
@@ -71,20 +86,23 @@ def _lock() -> Any:
 
 @contextlib.contextmanager
 def numba_folder() -> Iterator[None]:
-    """What is jitted in this block is kept in our folder, and only one process at a time compiles: two at once can crash."""
-    import numba
+    """What is jitted in this block is kept in our folder, and only one process at a time compiles: two at once can
+    crash."""
+    from numba.core import config as numba_config
 
-    before = numba.config.CACHE_DIR
+    config: Any = numba_config  # its names are made when it is imported
+    before = config.CACHE_DIR
     with _lock():
-        numba.config.CACHE_DIR = str(folder(fingerprint()) / "numba")
+        config.CACHE_DIR = str(folder(fingerprint()) / "numba")
         try:
             yield
         finally:
-            numba.config.CACHE_DIR = before
+            config.CACHE_DIR = before
 
 
 def import_text(text: str, *, jitted: bool) -> ModuleType:
-    """The module with that source, from a real file: Numba keeps no code that has none, and debuggers want to show it."""
+    """The module with that source, from a real file: Numba keeps no code that has none, and debuggers want to show
+    it."""
     name = f"step_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
     path = folder(fingerprint() if jitted else "reference") / f"{name}.py"
     if not path.is_file() or path.read_text() != text:

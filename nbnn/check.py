@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbnn.graph import Graph, align
+from nbnn.graph import Graph
+from nbnn.ops import Form
+from nbnn.words import align
 
 if TYPE_CHECKING:
     from nbnn.model import Model
 
-# Largest accepted error, relative to the largest number of the array. float32 keeps 7 digits and sums of thousands of products
-# lose two of them; float64 likewise has 16. Differences of a loss in float64 keep about 8 digits.
+# Largest accepted error, relative to the largest number of the array. float32 keeps 7 digits and sums of thousands of
+# products lose two of them; float64 likewise has 16. Differences of a loss in float64 keep about 8 digits.
 TOLERANCES = {"float32": 2e-4, "float64": 1e-9}
 GRADIENT_TOLERANCE = 1e-5
 
@@ -49,12 +51,16 @@ class Report:
 
     def __str__(self) -> str:
         table = [["what", "against", "error", "tolerance", "verdict"]]
-        table += [[r.what, r.against, f"{r.error:.1e}", f"{r.tolerance:.0e}", "ok" if r.passed else "WRONG"] for r in self.rows]
+        table += [
+            [r.what, r.against, f"{r.error:.1e}", f"{r.tolerance:.0e}", "ok" if r.passed else "WRONG"]
+            for r in self.rows
+        ]
         return align(table, right=(2, 3))
 
 
 def relative_error(found: Any, wanted: Any) -> float:
-    """The largest difference over the largest magnitude wanted; NaN where only one side is NaN, or the shapes differ."""
+    """The largest difference over the largest magnitude wanted; NaN where only one side is NaN, or the shapes
+    differ."""
     a, b = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
         return float("nan")
@@ -66,8 +72,11 @@ def relative_error(found: Any, wanted: Any) -> float:
     return float(difference.max(initial=0.0) / max(scale, 1e-30)) if difference.any() else 0.0
 
 
-def directional_error(f: Callable[[], float], x: np.ndarray, gradient: np.ndarray, rng: np.random.Generator, h: float = 1e-6) -> float:
-    """How far a gradient of f is from centred differences of f along a random direction of x. x is changed and put back."""
+def directional_error(
+    f: Callable[[], float], x: np.ndarray, gradient: np.ndarray, rng: np.random.Generator, h: float = 1e-6
+) -> float:
+    """How far a gradient of f is from centred differences of f along a random direction of x. x is changed and put
+    back."""
     direction = rng.standard_normal(x.shape)
     direction /= np.linalg.norm(direction)
     before = np.array(x)
@@ -77,13 +86,15 @@ def directional_error(f: Callable[[], float], x: np.ndarray, gradient: np.ndarra
     below = f()
     x[...] = before
     wanted, found = (above - below) / (2 * h), float(np.sum(direction * gradient))
-    # a difference of two losses cannot see less than their rounding
-    floor = 1e-9 * max(abs(above), abs(below), 1.0) / h * 1e-5
-    return abs(wanted - found) / max(abs(wanted), abs(found), floor)
+    usual = (
+        float(np.linalg.norm(gradient)) / max(x.size, 1) ** 0.5
+    )  # what such a product is when the direction is not an unlucky one
+    return abs(wanted - found) / max(abs(wanted), abs(found), usual, 1e-30)
 
 
 def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
-    """Hold scores, loss and every gradient of a model to the reference kernels in float64, and those to numeric differences.
+    """Hold scores, loss and every gradient of a model to the reference kernels in float64, and those to numeric
+    differences.
 
     The data is random. Raises VerifyError, with the table of all comparisons, when one fails.
     """
@@ -99,7 +110,11 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
     tolerance = TOLERANCES[model.dtype]
     rows = [Row("scores", "reference", relative_error(model.loss(x), exact.loss(x)), tolerance)]
     if graph.loss is not None:
-        y = rng.integers(0, graph.output_shape[0], batch) if graph.loss.classifies else rng.standard_normal((batch, *graph.output_shape))
+        y = (
+            rng.integers(0, graph.output_shape[0], batch)
+            if graph.loss.classifies
+            else rng.standard_normal((batch, *graph.output_shape))
+        )
         (loss, grads), (exact_loss, exact_grads) = model.loss(x, y), exact.loss(x, y)
         rows.append(Row("loss", "reference", relative_error(loss, exact_loss), tolerance))
         scale = max((np.abs(g).max(initial=0.0) for g in exact_grads.values()), default=0.0)
@@ -128,8 +143,14 @@ def loss_of_scores(graph: Graph, scores: np.ndarray, given: np.ndarray) -> float
     if graph.loss is None:
         raise ValueError("this graph has no loss")
     losses = np.zeros(len(scores))
-    words: dict[str, Any] = {"x": scores, "dx": np.empty_like(scores), "labels": given, "losses": losses,
-                             "target": given.astype(scores.dtype) if not graph.loss.classifies else None}
+    words: dict[str, Any] = {
+        "x": scores,
+        "dx": np.empty_like(scores),
+        "labels": given,
+        "losses": losses,
+        "target": given.astype(scores.dtype) if not graph.loss.classifies else None,
+    }
     asked = graph.loss.call()
-    getattr(reference, asked.kernel)(*(words[getattr(o, "name", o)] if isinstance(o, (str, tuple)) else o for o in asked.operands))
+    operands = [o.name if isinstance(o, Form) else o for o in asked.operands]
+    getattr(reference, asked.kernel)(*(words[o] if isinstance(o, str) else o for o in operands))
     return float(losses.mean())

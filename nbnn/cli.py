@@ -6,6 +6,7 @@ import argparse
 import pathlib
 import sys
 import time
+from typing import TextIO
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,23 +25,42 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def say(line: str = "", stream: object = None) -> None:
+def say(line: str = "", stream: TextIO | None = None) -> None:
     """The one place where the command line prints."""
-    print(line, file=stream or sys.stdout, flush=True)  # type: ignore[call-overload] # noqa: T201
+    print(line, file=stream or sys.stdout, flush=True)  # noqa: T201
 
 
 def demo(out: pathlib.Path, epochs: int, seed: int) -> int:
-    """Digits, a convnet with batchnorm and dropout, live progress, the test accuracy, a saved model and two pictures."""
+    """Digits, a convnet with batchnorm and dropout, live progress, the test accuracy, a saved model and two
+    pictures."""
     import nbnn
     from nbnn import Affine, BatchNorm, Conv, Dropout, MaxPool, ReLU, data, plots
 
     out.mkdir(parents=True, exist_ok=True)
     graph = nbnn.Graph(
-        [Conv(32, 3, pad=1), BatchNorm(), ReLU(), Conv(32, 3, pad=1), BatchNorm(), ReLU(), MaxPool(2),
-         Conv(64, 3, pad=1), BatchNorm(), ReLU(), MaxPool(2), Dropout(0.3), Affine(128), ReLU(), Dropout(0.3), Affine(10)],
-        input=(1, 8, 8), loss="softmax")
+        [
+            Conv(32, 3, pad=1),
+            BatchNorm(),
+            ReLU(),
+            Conv(32, 3, pad=1),
+            BatchNorm(),
+            ReLU(),
+            MaxPool(2),
+            Conv(64, 3, pad=1),
+            BatchNorm(),
+            ReLU(),
+            MaxPool(2),
+            Dropout(0.3),
+            Affine(128),
+            ReLU(),
+            Dropout(0.3),
+            Affine(10),
+        ],
+        input=(1, 8, 8),
+        loss="softmax",
+    )
     say(f"{graph}\n")
-    digits = data.digits(seed=seed)
+    digits = data.digits(num_validation=397, num_test=400, seed=seed)
     begun = time.perf_counter()
     model = nbnn.compile(graph, batch=100, seed=seed)
     model.loss(digits["X_train"][:100], digits["y_train"][:100])
@@ -49,8 +69,19 @@ def demo(out: pathlib.Path, epochs: int, seed: int) -> int:
     say(f"compiled in {time.perf_counter() - begun:.1f} s (a second run finds the compiled step on disk)\n")
 
     model = nbnn.compile(graph, batch=100, seed=seed)
-    solver = nbnn.Solver(model, digits, update_rule="adamw", optim_config={"learning_rate": 3e-3}, batch_size=100, num_epochs=epochs,
-                         print_every=100, schedule={"schedule": "cosine", "warm_up": 20}, sampling="epoch", seed=seed, log=say)
+    solver = nbnn.Solver(
+        model,
+        digits,
+        update_rule="adamw",
+        optim_config={"learning_rate": 3e-3},
+        batch_size=100,
+        num_epochs=epochs,
+        print_every=100,
+        schedule={"schedule": "cosine", "warm_up": 20},
+        sampling="epoch",
+        seed=seed,
+        log=say,
+    )
     begun = time.perf_counter()
     solver.train()
     taken = time.perf_counter() - begun

@@ -1,7 +1,7 @@
 """A planned net as the source text of three functions: predict, gradients, train. The text is meant to be read.
 
-Each node becomes a section: a line that says what it is, the views of memory it needs, and its kernel calls. The same text runs
-jitted on the kernels and plainly on their NumPy references; only its import line differs.
+Each node becomes a section: a line that says what it is, the views of memory it needs, and its kernel calls. The same
+text runs jitted on the kernels and plainly on their NumPy references; only its import line differs.
 """
 
 from __future__ import annotations
@@ -11,19 +11,16 @@ from collections.abc import Iterable
 
 from nbnn.graph import INPUT
 from nbnn.kernels.constants import BLOCK, RATE, TIME
+from nbnn.losses import to_plain
 from nbnn.lower import Buffer, Lowered, Section
 from nbnn.ops import Call, Form
-from nbnn.losses import to_plain
 
 WIDTH = 120
 
-PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state",
-           "acts", "work")
+PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state", "acts", "work")
 TARGETS = ("all_labels", "labels", "target_data", "target_code")
-GRADIENTS = (*PREDICT[:6], *TARGETS, "params", "grads", "state", "acts", "work",
-             "losses", "out", "seed", "step")
-TRAIN = ("steps", *GRADIENTS, "rule", "settings", "rates", "reg", "clip", "m",
-         "v", "sums")
+GRADIENTS = (*PREDICT[:6], *TARGETS, "params", "grads", "state", "acts", "work", "losses", "out", "seed", "step")
+TRAIN = ("steps", *GRADIENTS, "rule", "settings", "rates", "reg", "clip", "m", "v", "sums")
 
 
 def source_text(net: Lowered) -> str:
@@ -36,15 +33,30 @@ def _head(net: Lowered) -> list[str]:
     kernels |= {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"}
     names = sorted(kernels)
     table = str(net.graph).splitlines()
-    note = (f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of the data they are. "
-            "An activation is an array (example, row, column, channel); view(arena, start, shape, strides) counts elements.")
+    note = (
+        f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of the data "
+        "they are. An activation is an array (example, row, column, channel); view(arena, start, shape, strides) counts "
+        "elements."
+    )
     source = "reference" if net.lanes == 1 else net.dtype
-    return ['"""One compiled net.', "", *table, "", *textwrap.wrap(note, WIDTH), '"""', "",
-            "from math import isfinite", "",
-            f"from nbnn.kernels.engine import {source} as kernels", "",
-            *(textwrap.fill("(" + ", ".join(names) + ")", WIDTH - 11, subsequent_indent=" ") + " = kernels(").splitlines(),
-            *textwrap.wrap(", ".join(f'"{k}"' for k in names) + ")", WIDTH, initial_indent="    ", subsequent_indent="    "),
-            "allow_threads, compiled, view = kernels.tools"]
+    return [
+        '"""One compiled net.',
+        "",
+        *table,
+        "",
+        *textwrap.wrap(note, WIDTH),
+        '"""',
+        "",
+        "from math import isfinite",
+        "",
+        f"from nbnn.kernels.engine import {source} as kernels",
+        "",
+        *(textwrap.fill("(" + ", ".join(names) + ")", WIDTH - 11, subsequent_indent=" ") + " = kernels(").splitlines(),
+        *textwrap.wrap(
+            ", ".join(f'"{k}"' for k in names) + ")", WIDTH, initial_indent="    ", subsequent_indent="    "
+        ),
+        "allow_threads, compiled, view = kernels.tools",
+    ]
 
 
 def _function(name: str, arguments: Iterable[str], doc: str) -> list[str]:
@@ -120,7 +132,13 @@ def _view(buffer: Buffer, form: Form) -> str:
         shape, strides = (shape[1], shape[2], shape[0], shape[3]), (strides[1], strides[2], strides[0], 1)
     elif kind == "column":
         shape, strides = (shape[0] * shape[1] * shape[2],), (strides[2],)
-    start = f"{buffer.start} * cap + {offset}" if buffer.batched and offset else f"{buffer.start} * cap" if buffer.batched else str(buffer.start)
+    start = (
+        f"{buffer.start} * cap + {offset}"
+        if buffer.batched and offset
+        else f"{buffer.start} * cap"
+        if buffer.batched
+        else str(buffer.start)
+    )
     sides = [{"n": "n", "slots": f"min(n, {buffer.slots})"}.get(s, str(s)) for s in shape]
     return f"{buffer.arena}, {start}, ({', '.join(sides)}{',' if len(sides) == 1 else ''}), {strides}"
 
@@ -156,15 +174,25 @@ def _gradients(net: Lowered) -> list[str]:
         writer.lines += ["    out[0] = 0.0", "    add_total(losses, 1.0 / n, out)", "", "    # ---- backward"]
         for section in backward:
             writer.section(section)
-    return [*_function("gradients", GRADIENTS, "Gather a minibatch, forward, loss into out[0], backward into grads."), *writer.lines]
+    return [
+        *_function("gradients", GRADIENTS, "Gather a minibatch, forward, loss into out[0], backward into grads."),
+        *writer.lines,
+    ]
 
 
 def _train(net: Lowered) -> list[str]:
     """K steps. `settings` are those of the update rule; their places are named in `kernels/constants.py`."""
-    words = [{"indices": "indices[k * n:(k + 1) * n]", "out": "out[k:k + 1]", "step": "step + k"}.get(a, a) for a in GRADIENTS]
+    words = [
+        {"indices": "indices[k * n:(k + 1) * n]", "out": "out[k:k + 1]", "step": "step + k"}.get(a, a)
+        for a in GRADIENTS
+    ]
     weights = net.decayed
     return [
-        *_function("train", TRAIN, "Take `steps` steps; out[k] is the loss of step k. Returns the steps taken: fewer if a loss is not finite."),
+        *_function(
+            "train",
+            TRAIN,
+            "Take `steps` steps; out[k] is the loss of step k. Returns the steps taken: fewer if a loss is not finite.",
+        ),
         "    for k in range(steps):",
         *_wrap("gradients(", words, ")", 8),
         "        if reg != 0.0:  # the loss gains 0.5 * reg * sum(w * w) over the weights",

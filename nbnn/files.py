@@ -1,4 +1,5 @@
-"""Model files: one safetensors file with the arrays by name and the graph as JSON in its header. Nothing in it is ever executed."""
+"""Model files: one safetensors file with the arrays by name and the graph as JSON in its header. Nothing in it is ever
+executed."""
 
 from __future__ import annotations
 
@@ -28,14 +29,22 @@ def save(model: Model, path: Any) -> None:
     target = pathlib.Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target} cannot be written: there is no folder {target.parent}")
-    header = {"format": FORMAT, "graph": json.dumps(model.graph.to_dict()), "dtype": model.dtype, "seed": str(model.seed),
-              "steps": str(model.steps_taken)}
+    header = {
+        "format": FORMAT,
+        "graph": json.dumps(model.graph.to_dict()),
+        "dtype": model.dtype,
+        "seed": str(model.seed),
+        "steps": str(model.steps_taken),
+    }
     content = to_bytes(model.state_dict(), metadata=header)
     try:
         cache.write_atomically(target, content)
     except OSError as problem:
-        raise OSError(problem.errno, f"{target} could not be written ({problem.strerror}); the model is still in memory, "
-                                     "and an older file of that name is as it was") from None
+        raise OSError(
+            problem.errno,
+            f"{target} could not be written ({problem.strerror}); the model is still in memory, "
+            "and an older file of that name is as it was",
+        ) from None
 
 
 def load(path: Any, *, backend: str = "numba", dtype: str | None = None) -> Model:

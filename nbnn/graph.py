@@ -1,9 +1,9 @@
-"""Graph: named op nodes in order, with the shapes between them. Whatever is wrong with a net is said here, before anything compiles."""
+"""Graph: named op nodes in order, with the shapes between them. Whatever is wrong with a net is said here, before
+anything compiles."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import keyword
 import math
 import re
@@ -13,6 +13,7 @@ from typing import Any
 
 from nbnn.losses import Loss, as_loss, from_plain, to_plain
 from nbnn.ops import MAX_SIZE, OPS, Op, Shape, whole
+from nbnn.words import align, hint, times
 
 INPUT = "input"
 
@@ -24,7 +25,8 @@ class GraphError(ValueError):
 class Graph:
     """A net: a list of op nodes, the shape of one example, and a loss.
 
-    A node reads the node before it unless it says `inputs=("a", "b")`; a plain list is a chain. `"input"` names the data itself.
+    A node reads the node before it unless it says `inputs=("a", "b")`; a plain list is a chain. `"input"` names the
+    data itself.
 
     >>> from nbnn import Affine, Graph, ReLU
     >>> Graph([Affine(20), ReLU(), Affine(10)], input=(64,), loss="softmax").output_shape
@@ -67,7 +69,11 @@ class Graph:
         return sum(n.multiply_adds(*self.input_shapes(n)) for n in self.nodes)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Graph) and (self.nodes, self.input, self.loss) == (other.nodes, other.input, other.loss)
+        return isinstance(other, Graph) and (self.nodes, self.input, self.loss) == (
+            other.nodes,
+            other.input,
+            other.loss,
+        )
 
     def __hash__(self) -> int:
         return hash((self.nodes, self.input, self.loss))
@@ -76,17 +82,35 @@ class Graph:
         return f"Graph([{', '.join(map(str, self.given))}], input={self.input}, loss={to_plain(self.loss)!r})"
 
     def __str__(self) -> str:
-        chain = all(n.inputs == (before,) for n, before in zip(self.nodes, [INPUT, *(n.name for n in self.nodes)], strict=False))
+        chain = all(
+            n.inputs == (before,) for n, before in zip(self.nodes, [INPUT, *(n.name for n in self.nodes)], strict=False)
+        )
         header = ["node", "op", *([] if chain else ["reads"]), "output", "parameters", "multiply-adds"]
-        table = [[INPUT, "", *([] if chain else [""]), _times(self.input), "", ""]]
+        table = [[INPUT, "", *([] if chain else [""]), times(self.input), "", ""]]
         for node in self.nodes:
             shapes = self.input_shapes(node)
             count = sum(math.prod(p.shape) for p in node.params(*shapes).values())
             products = node.multiply_adds(*shapes)
-            table.append([node.name or "", str(node), *([] if chain else [", ".join(node.inputs or ())]), _times(self.shapes[node.name or ""]),
-                          f"{count:,}" if count else "", f"{products:,}" if products else ""])
-        table.append(["loss", self.loss.word if self.loss else "none", *([] if chain else [""]), "", f"{self.parameter_count:,}",
-                      f"{self.multiply_adds:,}"])
+            table.append(
+                [
+                    node.name or "",
+                    str(node),
+                    *([] if chain else [", ".join(node.inputs or ())]),
+                    times(self.shapes[node.name or ""]),
+                    f"{count:,}" if count else "",
+                    f"{products:,}" if products else "",
+                ]
+            )
+        table.append(
+            [
+                "loss",
+                self.loss.word if self.loss else "none",
+                *([] if chain else [""]),
+                "",
+                f"{self.parameter_count:,}",
+                f"{self.multiply_adds:,}",
+            ]
+        )
         return align([header, *table], right=(len(header) - 2, len(header) - 1))
 
     # ---- to and from plain data
@@ -120,7 +144,9 @@ class Graph:
             loss = from_plain(plain.get("loss"))
         except ValueError as problem:
             raise GraphError(str(problem)) from None
-        return cls([_op_from_dict(row, place) for place, row in enumerate(plain["nodes"], 1)], input=plain["input"], loss=loss)
+        return cls(
+            [_op_from_dict(row, place) for place, row in enumerate(plain["nodes"], 1)], input=plain["input"], loss=loss
+        )
 
     # ---- checks
 
@@ -134,7 +160,7 @@ class Graph:
             except ValueError as problem:
                 raise GraphError(str(problem)) from None
             if max(map(math.prod, sizes)) > MAX_SIZE:
-                raise GraphError(f"{name}: its arrays would have more than 2**48 elements; {_times(shape)} is too large")
+                raise GraphError(f"{name}: its arrays would have more than 2**48 elements; {times(shape)} is too large")
             shapes[name] = shape
         if self.loss is not None:
             try:
@@ -175,9 +201,12 @@ def _as_input(shape: Any) -> Shape:
     except ValueError:
         sizes = ()
     if len(sizes) not in (1, 3) or min(sizes) < 1:
-        raise GraphError(f"input must be (channels, height, width) or (features,), all at least 1 and without the batch, got {shape!r}")
+        raise GraphError(
+            "input must be (channels, height, width) or (features,), all at least 1 and without the batch, "
+            f"got {shape!r}"
+        )
     if math.prod(sizes) > MAX_SIZE:
-        raise GraphError(f"input: {_times(sizes)} is more than 2**48 elements")
+        raise GraphError(f"input: {times(sizes)} is more than 2**48 elements")
     return sizes
 
 
@@ -186,11 +215,21 @@ def _name(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
     for node in nodes:
         if node.name is None:
             continue
-        if not isinstance(node.name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", node.name) or keyword.iskeyword(node.name):
-            raise GraphError(f"{node.name!r} is no name for a node; use letters, digits and _ beginning with a letter, such as 'conv_a'")
+        if (
+            not isinstance(node.name, str)
+            or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", node.name)
+            or keyword.iskeyword(node.name)
+        ):
+            raise GraphError(
+                f"{node.name!r} is no name for a node; use letters, digits and _, beginning with a letter, "
+                "such as 'conv_a'"
+            )
         if node.name in taken:
-            raise GraphError("'input' names the data; give the node another name" if node.name == INPUT
-                             else f"{node.name}: two nodes have this name; names must differ")
+            raise GraphError(
+                "'input' names the data; give the node another name"
+                if node.name == INPUT
+                else f"{node.name}: two nodes have this name; names must differ"
+            )
         taken.add(node.name)
     counts: dict[str, int] = {}
     named = []
@@ -217,13 +256,16 @@ def _connect(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
         for i in names:
             if i not in known:
                 later = any(i == other.name for other in nodes)
-                near = difflib.get_close_matches(str(i), known, 1)
-                raise GraphError(f"{name}: reads {i!r}, which " + ("comes later; a node can only read nodes before it" if later else
-                                 f"is no node before it; {'did you mean ' + repr(near[0]) + '?' if near else 'there are ' + ', '.join(known)}"))
+                if later:
+                    raise GraphError(f"{name}: reads {i!r}, which comes later; a node can only read nodes before it")
+                raise GraphError(f"{name}: reads {i!r}, which is no node before it; {hint(i, known)}")
         if node.several and len(names) < 2:
             raise GraphError(f"{name}: {type(node).__name__} needs at least two inputs, got {len(names)}")
         if not node.several and len(names) != 1:
-            raise GraphError(f"{name}: {type(node).__name__} reads one node, got {len(names)} inputs; join them with Add or Concat first")
+            raise GraphError(
+                f"{name}: {type(node).__name__} reads one node, got {len(names)} inputs; "
+                "join them with Add or Concat first"
+            )
         known.append(name)
         connected.append(node)
     return tuple(connected)
@@ -235,14 +277,12 @@ def _op_from_dict(row: Any, place: int) -> Op:
     settings = dict(row)
     kind = settings.pop("op")
     if kind not in OPS:
-        near = difflib.get_close_matches(kind, OPS, 1)
-        raise GraphError(f"node {place}: there is no op {kind!r}; {f'did you mean {near[0]!r}?' if near else 'the ops are ' + ', '.join(OPS)}")
+        raise GraphError(f"node {place}: there is no op {kind!r}; {hint(kind, OPS)}")
     op = OPS[kind]
     fields = {f.name: f for f in dataclasses.fields(op) if f.init}  # type: ignore[arg-type]
     for key in settings:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, 1)
-            raise GraphError(f"node {place}: {kind} has no setting {key!r}; {f'did you mean {near[0]!r}?' if near else 'it has ' + ', '.join(fields)}")
+            raise GraphError(f"node {place}: {kind} has no setting {key!r}; {hint(key, fields, 'it has')}")
     for key, field in fields.items():
         if field.default is dataclasses.MISSING and key not in settings:
             raise GraphError(f"node {place}: {kind} needs the setting {key!r}")
@@ -250,15 +290,3 @@ def _op_from_dict(row: Any, place: int) -> Op:
         return op(**settings)
     except (ValueError, TypeError) as problem:
         raise GraphError(f"node {place}: {problem}") from None
-
-
-def _times(shape: Shape) -> str:
-    return " x ".join(map(str, shape))
-
-
-def align(table: list[list[str]], right: tuple[int, ...] = ()) -> str:
-    """A table of texts in columns; the columns in `right` end flush."""
-    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
-    lines = ["  ".join(cell.rjust(w) if k in right else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-             for row in table]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

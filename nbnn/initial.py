@@ -11,7 +11,8 @@ from nbnn.ops import Array
 
 
 def initial_values(graph: Graph, seed: int) -> dict[str, np.ndarray]:
-    """Values by name, in the shapes that people know. Each array has its own random stream, so nodes do not disturb each other."""
+    """Values by name, in the shapes that people know. Each array has its own random stream, so nodes do not disturb
+    each other."""
     values = {}
     for place, node in enumerate(graph.nodes):
         shapes = graph.input_shapes(node)
@@ -22,7 +23,8 @@ def initial_values(graph: Graph, seed: int) -> dict[str, np.ndarray]:
 
 
 def _draw(array: Array, scale: float, rng: np.random.Generator) -> np.ndarray:
-    """he: normal, variance 2 / fan in; xavier: normal, variance 2 / (fan in + fan out); normal: standard deviation `scale`."""
+    """he: normal, variance 2 / fan in; xavier: normal, variance 2 / (fan in + fan out); normal: standard deviation
+    `scale`."""
     fan_in, fan_out = array.fan
     if array.init == "he":
         return rng.standard_normal(array.shape) * math.sqrt(2 / fan_in)

@@ -45,18 +45,25 @@ def labels(y: Any, count: int, graph: Graph, *, name: str = "y") -> np.ndarray:
     if given.ndim == 2 and 1 in given.shape and given.size == count:
         raise ValueError(f"{name} must have shape ({count},), got {given.shape}; use {name}.ravel()")
     if given.shape != (count,):
-        raise ValueError(f"{name} must have one label for each of the {count} examples, got shape {given.shape}"
-                         + ("; turn one-hot rows into class numbers: y.argmax(axis=1)" if given.ndim == 2 else ""))
+        raise ValueError(
+            f"{name} must have one label for each of the {count} examples, got shape {given.shape}"
+            + ("; turn one-hot rows into class numbers: y.argmax(axis=1)" if given.ndim == 2 else "")
+        )
     if given.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold class numbers of an integer dtype, got {given.dtype}"
-                        + ("; use y.astype(int)" if given.dtype.kind in "fb" else ""))
+        raise TypeError(
+            f"{name} must hold class numbers of an integer dtype, got {given.dtype}"
+            + ("; use y.astype(int)" if given.dtype.kind in "fb" else "")
+        )
     classes = graph.output_shape[0]
     low, high = int(given.min()), int(given.max())
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high
         at = int(np.argmax(given == wrong))
         hint = "; classes count from 0" if high == classes and low >= 1 else ""
-        raise IndexError(f"{name} holds the label {wrong} (first at {at}), but the net has the {classes} classes 0 to {classes - 1}{hint}")
+        raise IndexError(
+            f"{name} holds the label {wrong} (first at {at}), but the net has the {classes} classes "
+            f"0 to {classes - 1}{hint}"
+        )
     return np.ascontiguousarray(given, np.int64)
 
 
@@ -65,8 +72,10 @@ def targets(y: Any, count: int, graph: Graph, *, name: str = "y") -> np.ndarray:
     given = _real_array(y, name)
     wanted = (count, *graph.output_shape)
     if given.shape != wanted:
-        raise ValueError(f"{name} must have the shape of the output, {wanted}, got {given.shape}"
-                         + (f"; use {name}.reshape({count}, -1)" if given.size == np.prod(wanted) else ""))
+        raise ValueError(
+            f"{name} must have the shape of the output, {wanted}, got {given.shape}"
+            + (f"; use {name}.reshape({count}, -1)" if given.size == np.prod(wanted) else "")
+        )
     return as_gathered(given)
 
 
@@ -74,11 +83,15 @@ def minibatches(indices: Any, count: int) -> np.ndarray:
     """Rows of example numbers as int64 (steps, batch)."""
     given = np.asarray(indices)
     if given.dtype.kind not in "iu" or given.ndim != 2 or given.size == 0:
-        raise ValueError("indices must be a two-dimensional array of integers, one row for each minibatch, "
-                         f"got shape {given.shape} of {given.dtype}")
+        raise ValueError(
+            "indices must be a two-dimensional array of integers, one row for each minibatch, "
+            f"got shape {given.shape} of {given.dtype}"
+        )
     low, high = int(given.min()), int(given.max())
     if low < 0 or high >= count:
-        raise IndexError(f"indices name example {low if low < 0 else high}, but there are the {count} examples 0 to {count - 1}")
+        raise IndexError(
+            f"indices name example {low if low < 0 else high}, but there are the {count} examples 0 to {count - 1}"
+        )
     return np.ascontiguousarray(given, np.int64)
 
 

@@ -1,4 +1,5 @@
-"""What is minimised: the mean over the minibatch of a loss of each example. The equations stand in `kernels/loss.py`."""
+"""What is minimised: the mean over the minibatch of a loss of each example. The equations stand in
+`kernels/loss.py`."""
 
 from __future__ import annotations
 
@@ -21,8 +22,10 @@ class Loss:
     def check(self, shape: Shape) -> None:
         """Refuse an output that the loss cannot read."""
         if len(shape) != 1:
-            raise ValueError(f"the {self.word} loss reads one vector for each example, got {shape}; "
-                             "end the graph with Affine, GlobalAvgPool or Flatten")
+            raise ValueError(
+                f"the {self.word} loss reads one vector for each example, got {shape}; "
+                "end the graph with Affine, GlobalAvgPool or Flatten"
+            )
 
     def call(self) -> Call:
         """The kernel call: x the output of the last node, dx its gradient."""
@@ -35,15 +38,22 @@ class Loss:
 
 @dataclass(frozen=True)
 class Softmax(Loss):
-    """log(sum over k of exp(x[k])) - sum over k of t[k] * x[k], t = (1 - smoothing) * [k is the label] + smoothing / K"""
+    """log(sum over k of exp(x[k])) - sum over k of t[k] * x[k], t = (1 - smoothing) * [k is the label] + smoothing /
+    K"""
 
     smoothing: float = 0.0
 
     word: ClassVar[str] = "softmax"
 
     def __post_init__(self) -> None:
-        if isinstance(self.smoothing, bool) or not isinstance(self.smoothing, (int, float)) or not 0 <= self.smoothing < 1:
-            raise ValueError(f"Softmax: smoothing must be a number from 0 up to, and not including, 1, got {self.smoothing!r}")
+        if (
+            isinstance(self.smoothing, bool)
+            or not isinstance(self.smoothing, (int, float))
+            or not 0 <= self.smoothing < 1
+        ):
+            raise ValueError(
+                f"Softmax: smoothing must be a number from 0 up to, and not including, 1, got {self.smoothing!r}"
+            )
 
     def call(self) -> Call:
         return call("softmax_loss", rows("x"), "labels", float(self.smoothing), "losses", rows("dx"))
@@ -85,7 +95,10 @@ def as_loss(loss: str | Loss | None) -> Loss | None:
         return loss
     if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]()
-    raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, a loss such as Softmax(smoothing=0.1), or None, got {loss!r}")
+    raise ValueError(
+        f"loss must be one of {', '.join(map(repr, LOSSES))}, a loss such as Softmax(smoothing=0.1), or None, "
+        f"got {loss!r}"
+    )
 
 
 def to_plain(loss: Loss | None) -> str | dict | None:

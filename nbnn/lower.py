@@ -2,8 +2,8 @@
 
     infer         the graph as it is: nodes, shapes, which halves of the work there are
     list_calls    each node's kernel calls, in the node's own words
-    route         words become arrays of the whole net: who reads whose output, where gradients meet, what needs no gradient
-    plan_buffers  every array gets its place in an arena, its strides and its frame of zeros
+    route         words become arrays of the whole net: who reads whose output, where gradients meet, what needs no
+    gradient plan_buffers  every array gets its place in an arena, its strides and its frame of zeros
     emit          the source text of the step (see `codegen`)
 
 Every pass takes a `Lowered` and returns a new one; `str` of it shows the stage.
@@ -11,15 +11,17 @@ Every pass takes a `Lowered` and returns a new one; `str` of it shows the stage.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
-from nbnn.graph import INPUT, Graph, align
+from nbnn.graph import INPUT, Graph
 from nbnn.ops import Array, Call, Form, Op, Shape, call, picture
+from nbnn.words import align, times
 
-MAX_SLOTS = 16  # partial sums of the gradient of a convolution's weights; fixed, so that no result depends on the threads
+MAX_SLOTS = (
+    16  # partial sums of the gradient of a convolution's weights; fixed, so that no result depends on the threads
+)
 SLOT_BYTES = 1 << 25  # and fewer where together they would need more memory than this
 
 
@@ -34,7 +36,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Where an array lies. Offsets, strides and sizes count elements; those of a `batched` array are per example of the capacity."""
+    """Where an array lies. Offsets, strides and sizes count elements; those of a `batched` array are per example of the
+    capacity."""
 
     arena: str  # params, grads, state, acts, work
     start: int
@@ -72,12 +75,25 @@ class Lowered:
         if not self.training:
             return str(self.graph)
         lines = []
-        for title, sections in (("training", self.training), ("inference", self.inference), ("backward", self.backward)):
+        for title, sections in (
+            ("training", self.training),
+            ("inference", self.inference),
+            ("backward", self.backward),
+        ):
             lines += [f"{title}:", *(f"    {s.node}: {_show(c)}" for s in sections for c in s.calls)]
         if self.buffers:
             table = [["array", "arena", "start", "shape", "strides", "frame"]]
-            table += [[name, b.arena, f"{b.start}{' per example' if b.batched else ''}", str(b.shape), str(b.strides), str(b.halo or "")]
-                      for name, b in self.buffers.items()]
+            table += [
+                [
+                    name,
+                    b.arena,
+                    f"{b.start}{' per example' if b.batched else ''}",
+                    str(b.shape),
+                    str(b.strides),
+                    str(b.halo or ""),
+                ]
+                for name, b in self.buffers.items()
+            ]
             lines += ["", align(table, right=(2,))]
         return "\n".join(lines)
 
@@ -94,22 +110,23 @@ def infer(net: Lowered) -> Lowered:
 
 def list_calls(net: Lowered) -> Lowered:
     """Ask each op for its kernel calls."""
-    training, inference, backward = [], [], []
+    training: list[Section] = []
+    inference: list[Section] = []
+    backward: list[Section] = []
     for node in net.graph.nodes:
         shapes = net.graph.input_shapes(node)
         title = f"{node}   {_arrow(net.graph, node)}"
         training.append(Section(node.name or "", title, tuple(node.forward(*shapes))))
         inference.append(Section(node.name or "", title, () if node.passes else tuple(node.inference(*shapes))))
-        backward.insert(0, Section(node.name or "", title, (*node.backward_params(*shapes), *node.backward_input(*shapes))))
+        backward.insert(
+            0, Section(node.name or "", title, (*node.backward_params(*shapes), *node.backward_input(*shapes)))
+        )
     return replace(net, training=tuple(training), inference=tuple(inference), backward=tuple(backward))
 
 
 def _arrow(graph: Graph, node: Op) -> str:
-    return f"{' + '.join(_times(s) for s in graph.input_shapes(node))} -> {_times(graph.shapes[node.name or ''])}"
-
-
-def _times(shape: Shape) -> str:
-    return "x".join(map(str, shape))
+    read = " + ".join(times(s, "x") for s in graph.input_shapes(node))
+    return f"{read} -> {times(graph.shapes[node.name or ''], 'x')}"
 
 
 def route(net: Lowered) -> Lowered:
@@ -118,14 +135,22 @@ def route(net: Lowered) -> Lowered:
     scope = _Scope(graph)
     needs = {INPUT: False}  # whether any parameter lies at or before a tensor: only then somebody wants its gradient
     for node in graph.nodes:
-        needs[node.name or ""] = bool(node.params(*graph.input_shapes(node))) or any(needs[i] for i in node.inputs or ())
+        needs[node.name or ""] = bool(node.params(*graph.input_shapes(node))) or any(
+            needs[i] for i in node.inputs or ()
+        )
     training = tuple(replace(s, calls=scope.rename(s.node, s.calls)) for s in net.training)
     inference = tuple(replace(s, calls=scope.rename(s.node, s.calls)) for s in net.inference if s.calls)
     backward = []
     reached: set[str] = set()
     if graph.loss is not None:
         loss_call = graph.loss.call()
-        words = {"x": graph.output, "dx": f"d_{graph.output}", "labels": "labels", "losses": "losses", "target": "target"}
+        words = {
+            "x": graph.output,
+            "dx": f"d_{graph.output}",
+            "labels": "labels",
+            "losses": "losses",
+            "target": "target",
+        }
         scope.declare(f"d_{graph.output}", graph.output, "gradient", _tensor(graph.shapes[graph.output]))
         if not graph.loss.classifies:
             scope.declare("target", graph.output, "target", _tensor(graph.shapes[graph.output]))
@@ -141,8 +166,16 @@ def route(net: Lowered) -> Lowered:
             source = (node.inputs or ())[0]
             aliases[node.name or ""] = aliases.get(source, source)
     inference = tuple(replace(s, calls=tuple(_rename(c, aliases) for c in s.calls)) for s in inference)
-    return replace(net, training=training, inference=inference, backward=tuple(backward), arrays=scope.arrays, owners=scope.owners,
-                   names=scope.names, aliases=aliases)
+    return replace(
+        net,
+        training=training,
+        inference=inference,
+        backward=tuple(backward),
+        arrays=scope.arrays,
+        owners=scope.owners,
+        names=scope.names,
+        aliases=aliases,
+    )
 
 
 def _tensor(shape: Shape) -> Array:
@@ -152,10 +185,12 @@ def _tensor(shape: Shape) -> Array:
 
 def _rename(c: Call, words: dict[str, str]) -> Call:
     """The call with its names looked up; numbers and runtime values stay."""
+
     def one(operand: object) -> object:
         if isinstance(operand, Form) and operand.kind != "value":
             return operand._replace(name=words.get(operand.name, operand.name))
         return words.get(operand, operand) if isinstance(operand, str) else operand
+
     return Call(c.kernel, tuple(one(o) for o in c.operands))
 
 
@@ -176,7 +211,11 @@ class _Scope:
             words = {"y": name, "dy": f"d_{name}"}
             for k, source in enumerate(node.inputs or ()):
                 words |= {f"x{k}": source} | ({"x": source} if k == 0 else {})
-            for kind, found in (("params", node.params(*shapes)), ("state", node.state(*shapes)), ("scratch", node.scratch(*shapes))):
+            for kind, found in (
+                ("params", node.params(*shapes)),
+                ("state", node.state(*shapes)),
+                ("scratch", node.scratch(*shapes)),
+            ):
                 for local, array in found.items():
                     words[local] = self.declare(f"{name}_{local}", name, kind, array)
                     if kind == "params":
@@ -196,7 +235,8 @@ class _Scope:
         return tuple(_number_node(_rename(c, self.words[node]), index) for c in calls)
 
     def route_back(self, node: Op, needs: dict[str, bool], reached: set[str]) -> list[Call]:
-        """The backward calls of a node. The first gradient that reaches a tensor is written there, later ones are added to it."""
+        """The backward calls of a node. The first gradient that reaches a tensor is written there, later ones are added
+        to it."""
         name, graph = node.name or "", self.graph
         shapes = graph.input_shapes(node)
         words, sums, unwanted = dict(self.words[name]), [], set()
@@ -225,10 +265,19 @@ def _number_node(c: Call, index: int) -> Call:
 
 
 def plan_buffers(net: Lowered) -> Lowered:
-    """Lay every array into its arena: parameters and gradients alike (weights first), state, activations by example, scratch."""
+    """Lay every array into its arena: parameters and gradients alike (weights first), state, activations by example,
+    scratch."""
     halos = _halos(net)
     used = {_name_of(o) for s in (*net.training, *net.inference, *net.backward) for c in s.calls for o in c.operands}
-    kinds = {"params": "params", "grads": "grads", "state": "state", "value": "acts", "gradient": "acts", "part": "acts", "target": "acts"}
+    kinds = {
+        "params": "params",
+        "grads": "grads",
+        "state": "state",
+        "value": "acts",
+        "gradient": "acts",
+        "part": "acts",
+        "target": "acts",
+    }
     order = sorted(net.arrays, key=lambda name: not net.arrays[name].decay)  # weights first; otherwise as they come
     buffers: dict[str, Buffer] = {}
     sizes = dict.fromkeys(("params", "grads", "state", "acts", "work"), 0)
@@ -250,7 +299,9 @@ def plan_buffers(net: Lowered) -> Lowered:
         sizes[arena] = _up(sizes[arena] + buffer.size, 16)
         if kind == "params" and array.decay:
             decayed = sizes[arena]
-    return replace(net, buffers={name: buffers[name] for name in net.arrays if name in buffers}, sizes=sizes, decayed=decayed)
+    return replace(
+        net, buffers={name: buffers[name] for name in net.arrays if name in buffers}, sizes=sizes, decayed=decayed
+    )
 
 
 def _name_of(operand: object) -> object:
@@ -289,8 +340,9 @@ def _up(number: int, multiple: int) -> int:
 
 
 def row_room(net: Lowered, columns: int) -> int:
-    """The elements from one row of `columns` numbers to the next: whole registers, and one more where rows would be a multiple of
-    1 KiB apart: such rows fall into the same few cache sets (measured: the multiply loses up to half of its speed)."""
+    """The elements from one row of `columns` numbers to the next: whole registers, and one more where rows would be a
+    multiple of 1 KiB apart: such rows fall into the same few cache sets (measured: the multiply loses up to half of its
+    speed)."""
     if net.lanes == 1:
         return columns
     room = _up(columns, net.lanes)
@@ -322,7 +374,8 @@ PASSES: tuple[Callable[[Lowered], Lowered], ...] = (infer, list_calls, route, pl
 
 
 def lower(graph: Graph, *, dtype: str = "float32", lanes: int | None = None, stop: str | None = None) -> Lowered:
-    """Run the passes; `stop` names the last one. `lanes` is the register width in elements, that of this machine by default."""
+    """Run the passes; `stop` names the last one. `lanes` is the register width in elements, that of this machine by
+    default."""
     names = [p.__name__ for p in PASSES]
     if stop is not None and stop not in names:
         raise ValueError(f"there is no pass {stop!r}; the passes are {', '.join(names)}")
@@ -340,23 +393,27 @@ def lower(graph: Graph, *, dtype: str = "float32", lanes: int | None = None, sto
 
 def verify(net: Lowered) -> Lowered:
     """Hold a stage to what must be true of it; names the pass that broke it."""
+
     def broken(what: str) -> None:
         raise AssertionError(f"after {net.stage}: {what}")
+
     if net.stage in ("route", "plan_buffers", "emit"):
         for section in (*net.training, *net.inference, *net.backward):
             for c in section.calls:
                 for o in c.operands:
                     name = o.name if isinstance(o, Form) else o
-                    if isinstance(name, str) and name not in net.arrays and name not in ("labels", "losses", "seed", "step", "n"):
+                    if (
+                        isinstance(name, str)
+                        and name not in net.arrays
+                        and name not in ("labels", "losses", "seed", "step", "n")
+                    ):
                         broken(f"{section.node}: {c.kernel} reads {name!r}, which is no array")
     if net.stage in ("plan_buffers", "emit"):
         for arena, size in net.sizes.items():
             ends = sorted((b.start, b.start + b.size) for b in net.buffers.values() if b.arena == arena)
-            for (_, end), (start, _) in zip(ends, ends[1:], strict=False):
+            for (_, end), (start, _) in pairwise(ends):
                 if start < end:
                     broken(f"two arrays overlap at {start} of {arena}")
             if ends and ends[-1][1] > size:
                 broken(f"the arena {arena} of {size} elements is too small")
     return net
-
-

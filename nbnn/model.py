@@ -10,10 +10,11 @@ import numpy as np
 
 from nbnn import cache, inputs, rules
 from nbnn.arrays import Arrays, arena, people_view
-from nbnn.graph import INPUT, Graph, align
+from nbnn.graph import Graph
 from nbnn.initial import initial_values
 from nbnn.kernels.constants import BLOCK, CODES
 from nbnn.lower import Lowered, lower
+from nbnn.words import align
 
 _forked = False
 _one_at_a_time = threading.RLock()  # for threading layers that cannot launch from two threads at once
@@ -28,26 +29,48 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def compile(graph: Graph, *, batch: int | None = None, dtype: str = "float32", seed: int = 0, backend: str = "numba",
-            algorithm: str = "auto") -> Model:
+def compile(
+    graph: Graph,
+    *,
+    batch: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    backend: str = "numba",
+    algorithm: str = "auto",
+) -> Model:
     """Turn a graph into a model with fresh weights.
 
-    `batch` is the largest minibatch to make room for at once; larger ones make more room when they come. `seed` fixes the
-    weights and dropout. `backend="numpy"` runs the same step on the reference kernels. `algorithm="direct"` rules out
-    algorithms that round differently from a plain sum.
+    `batch` is the largest minibatch to make room for at once; larger ones make more room when they come. `seed` fixes
+    the weights and dropout. `backend="numpy"` runs the same step on the reference kernels. `algorithm="direct"` rules
+    out algorithms that round differently from a plain sum.
     """
     return Model(graph, batch=batch, dtype=dtype, seed=seed, backend=backend, algorithm=algorithm)
 
 
 class Model:
-    """A net that computes. Its arrays are views on flat buffers: `params`, `grads`, and `state` (running statistics)."""
+    """A net that computes. Its arrays are views on flat buffers: `params`, `grads`, and `state` (running
+    statistics)."""
 
-    def __init__(self, graph: Graph, *, batch: int | None = None, dtype: str = "float32", seed: int = 0, backend: str = "numba",
-                 algorithm: str = "auto") -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        batch: int | None = None,
+        dtype: str = "float32",
+        seed: int = 0,
+        backend: str = "numba",
+        algorithm: str = "auto",
+    ) -> None:
         if not isinstance(graph, Graph):
-            raise TypeError(f"compile takes a Graph, got {type(graph).__name__}; build one with nbnn.Graph([...], input=..., loss=...)")
-        for name, value, allowed in (("dtype", str(np.dtype(dtype)) if _is_dtype(dtype) else dtype, ("float32", "float64")),
-                                     ("backend", backend, ("numba", "numpy")), ("algorithm", algorithm, ("auto", "direct"))):
+            raise TypeError(
+                f"compile takes a Graph, got {type(graph).__name__}; "
+                "build one with nbnn.Graph([...], input=..., loss=...)"
+            )
+        for name, value, allowed in (
+            ("dtype", str(np.dtype(dtype)) if _is_dtype(dtype) else dtype, ("float32", "float64")),
+            ("backend", backend, ("numba", "numpy")),
+            ("algorithm", algorithm, ("auto", "direct")),
+        ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
         self.graph, self.dtype, self.seed = graph, str(np.dtype(dtype)), _seed(seed)
@@ -57,8 +80,8 @@ class Model:
         self._params, self._grads, self._state = (arena(sizes[k], self.dtype) for k in ("params", "grads", "state"))
         self._work = arena(sizes["work"], self.dtype)
         self.params, self.grads, self.state = self._arrays("params"), self._arrays("grads"), self._arrays("state")
-        for name, value in initial_values(graph, self.seed).items():
-            (self.params if name in self.params else self.state)[name] = value
+        for name, start in initial_values(graph, self.seed).items():
+            (self.params if name in self.params else self.state)[name] = start
         self.steps_taken = 0  # also what dropout's random numbers of the next step are keyed by
         self._memory = rules.Memory()
         self._step: Any = None
@@ -77,21 +100,28 @@ class Model:
         """The graph with its shapes, parameters and multiply-adds, and the bytes that the model takes."""
         sizes = self.lowered.sizes
         width = np.dtype(self.dtype).itemsize
-        rows = [["bytes", ""], ["parameters", f"{sizes['params'] * width:,}"], ["gradients", f"{sizes['grads'] * width:,}"],
-                ["state", f"{sizes['state'] * width:,}"], ["scratch", f"{sizes['work'] * width:,}"],
-                ["activations and gradients of one example", f"{sizes['acts'] * width:,}"]]
+        rows = [
+            ["bytes", ""],
+            ["parameters", f"{sizes['params'] * width:,}"],
+            ["gradients", f"{sizes['grads'] * width:,}"],
+            ["state", f"{sizes['state'] * width:,}"],
+            ["scratch", f"{sizes['work'] * width:,}"],
+            ["activations and gradients of one example", f"{sizes['acts'] * width:,}"],
+        ]
         return f"{self.graph}\n\n{align(rows, right=(1,))}"
 
     def __repr__(self) -> str:
-        return f"<nbnn.Model of {len(self.graph.nodes)} nodes, {self.graph.parameter_count:,} parameters, {self.dtype}, {self.backend}>"
+        size = f"{len(self.graph.nodes)} nodes, {self.graph.parameter_count:,} parameters"
+        return f"<nbnn.Model of {size}, {self.dtype}, {self.backend}>"
 
     # ---- computing
 
     def loss(self, X: Any, y: Any = None, *, reg: float = 0.0) -> Any:
-        """`loss(X)` gives the scores outside training; `loss(X, y)` gives (loss, gradients by name) of X as one minibatch.
+        """`loss(X)` gives the scores outside training; `loss(X, y)` gives (loss, gradients by name) of X as one
+        minibatch.
 
-        With y the net is in training: batchnorm uses and follows the minibatch, dropout drops. The masks are those of the
-        next step, so that asking twice gives the same answer. `reg` adds 0.5 * reg * sum(w * w) over the weights.
+        With y the net is in training: batchnorm uses and follows the minibatch, dropout drops. The masks are those of
+        the next step, so that asking twice gives the same answer. `reg` adds 0.5 * reg * sum(w * w) over the weights.
         """
         x = inputs.examples(X, self.graph)
         if y is None:
@@ -113,7 +143,9 @@ class Model:
     def predict_proba(self, X: Any) -> np.ndarray:
         """The softmax of the scores: the probability of each class."""
         if self.graph.loss is None or not self.graph.loss.classifies:
-            raise ValueError("predict_proba needs a net with the softmax or the svm loss; predict gives the output itself")
+            raise ValueError(
+                "predict_proba needs a net with the softmax or the svm loss; predict gives the output itself"
+            )
         scores = self._scores(inputs.examples(X, self.graph))
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
@@ -130,12 +162,22 @@ class Model:
             found["accuracy"] = float((scores.argmax(axis=1) == given).mean())
         return found
 
-    def train_steps(self, X: Any, y: Any, *, update_rule: str = "adam", optim_config: dict[str, Any] | None = None, reg: float = 0.0,
-                    indices: Any = None, steps: int = 1, clip: float = 0.0) -> np.ndarray:
+    def train_steps(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        update_rule: str = "adam",
+        optim_config: dict[str, Any] | None = None,
+        reg: float = 0.0,
+        indices: Any = None,
+        steps: int = 1,
+        clip: float = 0.0,
+    ) -> np.ndarray:
         """Take steps in compiled code and return their losses.
 
-        Each row of `indices` is a minibatch; without it each of `steps` steps takes all of X. The rule's memory lives on from
-        call to call until another rule is named. `clip` holds the norm of the whole gradient to that length.
+        Each row of `indices` is a minibatch; without it each of `steps` steps takes all of X. The rule's memory lives
+        on from call to call until another rule is named. `clip` holds the norm of the whole gradient to that length.
         """
         x = inputs.examples(X, self.graph)
         given = self._targets(y, len(x))
@@ -172,8 +214,11 @@ class Model:
         wanted = {**dict.fromkeys(self.params, self.params), **dict.fromkeys(self.state, self.state)}
         problems = [f"{name} is missing" for name in wanted if name not in arrays]
         problems += [f"{name} is unknown" for name in arrays if name not in wanted]
-        problems += [f"{name} must be {wanted[name][name].shape}, got {np.shape(value)}" for name, value in arrays.items()
-                     if name in wanted and np.shape(value) != wanted[name][name].shape]
+        problems += [
+            f"{name} must be {wanted[name][name].shape}, got {np.shape(value)}"
+            for name, value in arrays.items()
+            if name in wanted and np.shape(value) != wanted[name][name].shape
+        ]
         if problems:
             raise ValueError(f"these arrays do not fit the graph: {'; '.join(problems)}")
         for name, value in arrays.items():
@@ -195,7 +240,9 @@ class Model:
             shapes = self.graph.input_shapes(node)
             for local in (node.state if kind == "state" else node.params)(*shapes):
                 routed = self.lowered.names[node.name or "", f"d{local}" if kind == "grads" else local]
-                found[f"{node.name}.{local}"] = people_view(buffer, self.lowered.buffers[routed], self.lowered.arrays[routed])
+                found[f"{node.name}.{local}"] = people_view(
+                    buffer, self.lowered.buffers[routed], self.lowered.arrays[routed]
+                )
         return Arrays(found)
 
     def _make_room(self, count: int) -> None:
@@ -205,7 +252,9 @@ class Model:
         try:
             self._acts = arena(count * self.lowered.sizes["acts"], self.dtype)
         except MemoryError:
-            raise MemoryError(f"a batch of {count} needs {needed / 2**30:.1f} GiB for activations and gradients; use a smaller batch") from None
+            raise MemoryError(
+                f"a batch of {count} needs {needed / 2**30:.1f} GiB for activations and gradients; use a smaller batch"
+            ) from None
         self._labels, self._losses = np.zeros(count, np.int64), np.zeros(count)
         self._capacity = count
 
@@ -245,22 +294,50 @@ class Model:
         scores = np.empty((len(x), *self.graph.output_shape), self.dtype)
         for first in range(0, len(x), self._capacity):
             rows = np.arange(first, min(first + self._capacity, len(x)))
-            self._call("predict", self._threads(), len(rows), self._capacity, *self._data(x), rows, self._params, self._state,
-                       self._acts, self._work)
+            self._call(
+                "predict",
+                self._threads(),
+                len(rows),
+                self._capacity,
+                *self._data(x),
+                rows,
+                self._params,
+                self._state,
+                self._acts,
+                self._work,
+            )
             start = buffer.start * self._capacity + buffer.halo * (buffer.strides[1] + buffer.strides[2])
-            found = np.lib.stride_tricks.as_strided(self._acts[start:], (len(rows), *buffer.shape[1:]),
-                                                    [s * self._acts.itemsize for s in buffer.strides])
+            found = np.lib.stride_tricks.as_strided(
+                self._acts[start:], (len(rows), *buffer.shape[1:]), [s * self._acts.itemsize for s in buffer.strides]
+            )
             scores[rows] = found.transpose(0, 3, 1, 2).reshape(len(rows), *self.graph.output_shape)
         return scores
 
-    def _gradient_arguments(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, batch: int, out: np.ndarray) -> tuple:
+    def _gradient_arguments(
+        self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, batch: int, out: np.ndarray
+    ) -> tuple:
         self._make_room(batch)
         if self._needed_loss().classifies:
             targets = (given, self._labels[:batch], 0 if self.backend == "numba" else None, 0)
         else:
             targets = (self._labels[:0], self._labels[:batch], *self._data(given))
-        return (self._threads(), batch, self._capacity, *self._data(x), rows, *targets, self._params, self._grads, self._state,
-                self._acts, self._work, self._losses[:batch], out, self.seed, self.steps_taken)
+        return (
+            self._threads(),
+            batch,
+            self._capacity,
+            *self._data(x),
+            rows,
+            *targets,
+            self._params,
+            self._grads,
+            self._state,
+            self._acts,
+            self._work,
+            self._losses[:batch],
+            out,
+            self.seed,
+            self.steps_taken,
+        )
 
     def _gradients(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray) -> float:
         out = np.zeros(1)
@@ -269,20 +346,36 @@ class Model:
             raise self._explain(x, out[0], 1)
         return float(out[0])
 
-    def _train(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, rates: np.ndarray, *, reg: float, clip: float) -> np.ndarray:
+    def _train(
+        self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, rates: np.ndarray, *, reg: float, clip: float
+    ) -> np.ndarray:
         """Checked arrays in, losses out; ends early at a loss that is not finite, which is then the last one."""
         memory = self._memory
         losses = np.zeros(len(rows))
         arguments = self._gradient_arguments(x, given, rows.reshape(-1), rows.shape[1], losses)
         sums = np.zeros(-(-len(self._params) // BLOCK))
-        taken = self._call("train", len(rows), *arguments, memory.code, memory.settings, np.asarray(rates, np.float64), float(reg),
-                           float(clip), memory.m, memory.v, sums)
+        taken = self._call(
+            "train",
+            len(rows),
+            *arguments,
+            memory.code,
+            memory.settings,
+            np.asarray(rates, np.float64),
+            float(reg),
+            float(clip),
+            memory.m,
+            memory.v,
+            sums,
+        )
         self.steps_taken += int(taken)
-        return losses[:taken + 1]
+        return losses[: taken + 1]
 
     def _needed_loss(self) -> Any:
         if self.graph.loss is None:
-            raise ValueError('this graph has no loss, so it can only predict; build it with loss="softmax", "svm" or "mse" to train it')
+            raise ValueError(
+                "this graph has no loss, so it can only predict; "
+                'build it with loss="softmax", "svm" or "mse" to train it'
+            )
         return self.graph.loss
 
     def _targets(self, y: Any, count: int) -> np.ndarray:
@@ -295,9 +388,13 @@ class Model:
             return ValueError(found)
         for name, view in self.params.items():
             if not np.isfinite(view).all():
-                return FloatingPointError(f"the loss is {value} because {name} is not finite; the weights were spoilt before this step")
-        return FloatingPointError(f"the loss is {value} at step {step} of this call, and the parameters are those of the step before; "
-                                  "lower the learning rate, clip the gradient or scale the data")
+                return FloatingPointError(
+                    f"the loss is {value} because {name} is not finite; the weights were spoilt before this step"
+                )
+        return FloatingPointError(
+            f"the loss is {value} at step {step} of this call, and the parameters are those of the step before; "
+            "lower the learning rate, clip the gradient or scale the data"
+        )
 
 
 def _is_dtype(dtype: Any) -> bool:
@@ -320,6 +417,3 @@ def load(path: Any, *, backend: str = "numba", dtype: str | None = None) -> Mode
     from nbnn.files import load as load_file
 
     return load_file(path, backend=backend, dtype=dtype)
-
-
-__all__ = ["INPUT", "Model", "compile", "load"]

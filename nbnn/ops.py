@@ -1,14 +1,15 @@
 """Every op: its settings, its equation, its shape rule, its parameters, and the kernels that it calls.
 
 An op is one class. To add one, read `MaxPool` below: `shape` says what comes out of what goes in and refuses in a plain
-sentence; `params` and `state` name arrays that outlive a step, `scratch` those that do not; `forward`, `backward_params` and
-`backward_input` list kernel calls. An operand of a call is a number, or the name of an array seen from the node:
+sentence; `params` and `state` name arrays that outlive a step, `scratch` those that do not; `forward`,
+`backward_params` and `backward_input` list kernel calls. An operand of a call is a number, or the name of an array seen
+from the node:
 
     x, y, dx, dy     the input, the output, their gradients (x0, x1 ... where an op has several inputs)
     w, dw, mean ...  a parameter, its gradient, a state or a scratch array of the op
 
-A form around a name asks for another view of the same memory: `padded("x", 1)` with a frame of one zero, `rows("y")` as one row
-per example, `flat("dw")` as one run of numbers, `every("mean")` the same row for each example.
+A form around a name asks for another view of the same memory: `padded("x", 1)` with a frame of one zero, `rows("y")` as
+one row per example, `flat("dw")` as one run of numbers, `every("mean")` the same row for each example.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
+
+from nbnn.words import times
 
 Shape = tuple[int, ...]
 MAX_SIZE = 2**48  # no dimension, stride or count beyond this is meant seriously
@@ -40,10 +43,11 @@ class Call(NamedTuple):
 
 
 class Array(NamedTuple):
-    """An array that belongs to a node. `memory` is its shape as the kernels see it; the last axis gets room for whole registers.
+    """An array that belongs to a node. `memory` is its shape as the kernels see it; the last axis gets room for whole
+    registers.
 
-    `axes` turns memory into the shape that people know, after `merged` leading axes have been made one. A first dimension "n" is
-    the minibatch, "slots" the number of partial sums. `decay` says that L2 and weight decay apply.
+    `axes` turns memory into the shape that people know, after `merged` leading axes have been made one. A first
+    dimension "n" is the minibatch, "slots" the number of partial sums. `decay` says that L2 and weight decay apply.
     """
 
     memory: tuple
@@ -58,7 +62,7 @@ class Array(NamedTuple):
         """The shape that people know."""
         shape = self.memory
         if self.merged:
-            shape = (math.prod(shape[: self.merged]), *shape[self.merged:])
+            shape = (math.prod(shape[: self.merged]), *shape[self.merged :])
         return tuple(shape[a] for a in self.axes) if self.axes else shape
 
 
@@ -87,17 +91,13 @@ def whole(value: Any) -> int:
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer():
-        return int(value)
+        return int(float(value))
     raise ValueError(f"{value!r} is not a whole number")
 
 
 def picture(shape: Shape) -> tuple[int, int, int]:
     """(channels, height, width) of a picture, or of a vector seen as a picture of one place."""
     return (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
-
-
-def times(shape: Shape) -> str:
-    return "x".join(map(str, shape))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ class Op:
 
     several: ClassVar[bool] = False  # takes two or more inputs
     passes: ClassVar[bool] = False  # outside training its output is its input
-    dense_input: ClassVar[bool] = False  # reads its input one number at a time, so the input needs no room behind its channels
+    dense_input: ClassVar[bool] = (
+        False  # reads its input one number at a time, so the input needs no room behind its channels
+    )
     label: ClassVar[str] = ""  # automatic names begin with it
 
     def __post_init__(self) -> None:
@@ -133,7 +135,9 @@ class Op:
         except ValueError:
             self.refuse(f"{field} must be a whole number of at least {least}, got {value!r}")
         if not least <= number <= MAX_SIZE:
-            self.refuse(f"{field} must be at least {least}{'' if number < least else ' and below 2**48'}, got {value!r}")
+            self.refuse(
+                f"{field} must be at least {least}{'' if number < least else ' and below 2**48'}, got {value!r}"
+            )
         object.__setattr__(self, field, number)
 
     def set_share(self, field: str, low: float, high: float) -> None:
@@ -222,7 +226,8 @@ class _Weighted(Op):
 
 @dataclass(frozen=True)
 class Conv(_Weighted):
-    """y[n, f, i, j] = b[f] + sum over c, u, v of w[f, c, u, v] * x[n, c, i*stride + u*dilation - pad, j*stride + v*dilation - pad]"""
+    """y[n, f, i, j] = b[f] + sum over c, u, v of w[f, c, u, v] * x[n, c, i*stride + u*dilation - pad, j*stride +
+    v*dilation - pad]"""
 
     filters: int
     size: int | tuple[int, int]
@@ -249,7 +254,9 @@ class Conv(_Weighted):
         self.set_whole("dilation", 1)
         self.set_whole("groups", 1)
         if self.filters % self.groups:
-            self.refuse(f"{self.filters} filters do not divide into {self.groups} groups; make filters a multiple of groups")
+            self.refuse(
+                f"{self.filters} filters do not divide into {self.groups} groups; make filters a multiple of groups"
+            )
 
     @property
     def window(self) -> tuple[int, int]:
@@ -257,19 +264,25 @@ class Conv(_Weighted):
 
     def shape(self, *shapes: Shape) -> Shape:
         if len(shapes[0]) != 3:
-            self.refuse(f"a convolution reads pictures (channels, height, width), got the vector {shapes[0]}; "
-                        "put it before Affine and Flatten")
+            self.refuse(
+                f"a convolution reads pictures (channels, height, width), got the vector {shapes[0]}; "
+                "put it before Affine and Flatten"
+            )
         channels, *sides = shapes[0]
         if channels % self.groups:
             self.refuse(f"{channels} channels do not divide into {self.groups} groups")
-        out = [(side + 2 * self.pad - (size - 1) * self.dilation - 1) // self.stride + 1
-               for side, size in zip(sides, self.window, strict=True)]
+        out = [
+            (side + 2 * self.pad - (size - 1) * self.dilation - 1) // self.stride + 1
+            for side, size in zip(sides, self.window, strict=True)
+        ]
         if min(out) < 1:
             reach = tuple((size - 1) * self.dilation + 1 for size in self.window)
             missing = max(-(-(r - s - 2 * self.pad) // 2) for r, s in zip(reach, sides, strict=True))
-            self.refuse(f"a {times(reach)} window does not fit its {times(tuple(sides))} input"
-                        + (f" padded by {self.pad}" if self.pad else "")
-                        + f"; pad it by at least {self.pad + missing} or make the window smaller")
+            self.refuse(
+                f"a {times(reach, 'x')} window does not fit its {times(tuple(sides), 'x')} input"
+                + (f" padded by {self.pad}" if self.pad else "")
+                + f"; pad it by at least {self.pad + missing} or make the window smaller"
+            )
         return (self.filters, *out)
 
     def params(self, *shapes: Shape) -> dict[str, Array]:
@@ -281,12 +294,17 @@ class Conv(_Weighted):
 
     def scratch(self, *shapes: Shape) -> dict[str, Array]:
         channels = shapes[0][0]
-        found = {"turned": Array((*self.window, self.filters, channels)),
-                 "parts_w": Array(("slots", *self.window, channels, self.filters)),
-                 "parts_b": Array(("slots", self.filters)), **self.bias_scratch(self.filters)}
+        found = {
+            "turned": Array((*self.window, self.filters, channels)),
+            "parts_w": Array(("slots", *self.window, channels, self.filters)),
+            "parts_b": Array(("slots", self.filters)),
+            **self.bias_scratch(self.filters),
+        }
         if self.groups > 1:
-            found |= {"dense": Array((*self.window, channels, self.filters)),
-                      "ddense": Array((*self.window, channels, self.filters))}
+            found |= {
+                "dense": Array((*self.window, channels, self.filters)),
+                "ddense": Array((*self.window, channels, self.filters)),
+            }
         return found
 
     def _frame(self, *shapes: Shape) -> int:
@@ -302,12 +320,19 @@ class Conv(_Weighted):
 
     def forward(self, *shapes: Shape) -> list[Call]:
         expand = [call("expand_groups", "w", self.groups, "dense")] if self.groups > 1 else []
-        return [*expand, call("conv_forward", padded("x", self.pad), self._weights(), "b", self.stride, self.dilation, "y")]
+        return [
+            *expand,
+            call("conv_forward", padded("x", self.pad), self._weights(), "b", self.stride, self.dilation, "y"),
+        ]
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
         whole_dw = "ddense" if self.groups > 1 else "dw"
-        calls = [call("conv_backward_weights", padded("x", self.pad), "dy", self.stride, self.dilation, "parts_w", "parts_b"),
-                 call("add_slots", flat("parts_w"), flat(whole_dw))]
+        calls = [
+            call(
+                "conv_backward_weights", padded("x", self.pad), "dy", self.stride, self.dilation, "parts_w", "parts_b"
+            ),
+            call("add_slots", flat("parts_w"), flat(whole_dw)),
+        ]
         if self.groups > 1:
             calls.append(call("collect_groups", whole_dw, self.groups, "dw"))
         if self.bias:
@@ -316,8 +341,12 @@ class Conv(_Weighted):
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
         frame = self._frame(*shapes)
-        return [call("turn", Form("cells", self._weights()), Form("cells", "turned")),
-                call("conv_backward_data", padded("dy", frame), "turned", self.stride, self.dilation, self.pad, frame, "dx")]
+        return [
+            call("turn", Form("cells", self._weights()), Form("cells", "turned")),
+            call(
+                "conv_backward_data", padded("dy", frame), "turned", self.stride, self.dilation, self.pad, frame, "dx"
+            ),
+        ]
 
     def _weights(self) -> str:
         return "dense" if self.groups > 1 else "w"
@@ -325,7 +354,8 @@ class Conv(_Weighted):
 
 @dataclass(frozen=True)
 class Affine(_Weighted):
-    """y[n, m] = b[m] + sum over d of x[n, d] * w[d, m]; a picture is read as a vector in the order channel, row, column"""
+    """y[n, m] = b[m] + sum over d of x[n, d] * w[d, m]; a picture is read as a vector in the order channel, row,
+    column"""
 
     units: int
 
@@ -340,7 +370,13 @@ class Affine(_Weighted):
 
     def params(self, *shapes: Shape) -> dict[str, Array]:
         # kept as (channels, height, width, units), so that its first three axes are the D of people's (D, M)
-        w = Array((*picture(shapes[0]), self.units), merged=3, decay=True, fan=(math.prod(shapes[0]), self.units), init=self.init)
+        w = Array(
+            (*picture(shapes[0]), self.units),
+            merged=3,
+            decay=True,
+            fan=(math.prod(shapes[0]), self.units),
+            init=self.init,
+        )
         return {"w": w, **self.bias_params(self.units)}
 
     def scratch(self, *shapes: Shape) -> dict[str, Array]:
@@ -356,7 +392,10 @@ class Affine(_Weighted):
     def forward(self, *shapes: Shape) -> list[Call]:
         if math.prod(shapes[0][1:]) == 1:
             return [call("affine_forward", "x", Form("places", "w"), "b", rows("y"))]
-        return [call("copy_rows", Form("places", "w"), "ordered"), call("affine_forward", "x", "ordered", "b", rows("y"))]
+        return [
+            call("copy_rows", Form("places", "w"), "ordered"),
+            call("affine_forward", "x", "ordered", "b", rows("y")),
+        ]
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
         calls = [call("affine_backward_weights", "x", rows("dy"), Form("column", "dw"), Form("places", "dw"))]
@@ -379,7 +418,9 @@ class _Pool(Op):
             self.set_whole("stride", 1)
         self.set_whole("pad", 0)
         if 2 * self.pad > self.size:
-            self.refuse(f"pad {self.pad} is more than half of the window of {self.size}: a window could lie wholly outside")
+            self.refuse(
+                f"pad {self.pad} is more than half of the window of {self.size}: a window could lie wholly outside"
+            )
 
     @property
     def hop(self) -> int:
@@ -391,8 +432,11 @@ class _Pool(Op):
         channels, *sides = shapes[0]
         out = [(side + 2 * self.pad - self.size) // self.hop + 1 for side in sides]
         if min(out) < 1:
-            self.refuse(f"a {times((self.size, self.size))} window does not fit its {times(tuple(sides))} input"
-                        + (f" padded by {self.pad}" if self.pad else "") + "; make the window smaller or pool less before")
+            self.refuse(
+                f"a {times((self.size, self.size), 'x')} window does not fit its {times(tuple(sides), 'x')} input"
+                + (f" padded by {self.pad}" if self.pad else "")
+                + "; make the window smaller or pool less before"
+            )
         return (channels, *out)
 
 
@@ -411,7 +455,8 @@ class MaxPool(_Pool):
 
 @dataclass(frozen=True)
 class AvgPool(_Pool):
-    """y[n, c, i, j] = sum over u, v of x[n, c, i*stride + u - pad, j*stride + v - pad] / size**2; padding counts as zeros"""
+    """y[n, c, i, j] = sum over u, v of x[n, c, i*stride + u - pad, j*stride + v - pad] / size**2; padding counts as
+    zeros"""
 
     label: ClassVar[str] = "pool"
 
@@ -456,15 +501,26 @@ class _Norm(Op):
         return {"means": each, "spreads": each, "sum_dy": each, "sum_dy_xhat": each}
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
-        return [call("norm_sums", "x", "dy", self._seen("centre"), self._seen("scale"), "sum_dy", "sum_dy_xhat"),
-                call("affine_gradients", "sum_dy", "sum_dy_xhat", "gamma", "dgamma", "dbeta")]
+        return [
+            call("norm_sums", "x", "dy", self._seen("centre"), self._seen("scale"), "sum_dy", "sum_dy_xhat"),
+            call("affine_gradients", "sum_dy", "sum_dy_xhat", "gamma", "dgamma", "dbeta"),
+        ]
 
     def _seen(self, name: str) -> str | Form:
         return name
 
     def _finish(self) -> Call:
-        return call("norm_backward", "x", "dy", self._seen("centre"), self._seen("scale"), "gamma", self._seen("mean_g"),
-                    self._seen("mean_g_xhat"), "dx")
+        return call(
+            "norm_backward",
+            "x",
+            "dy",
+            self._seen("centre"),
+            self._seen("scale"),
+            "gamma",
+            self._seen("mean_g"),
+            self._seen("mean_g_xhat"),
+            "dx",
+        )
 
 
 @dataclass(frozen=True)
@@ -492,13 +548,28 @@ class BatchNorm(_Norm):
 
     def forward(self, *shapes: Shape) -> list[Call]:
         places = math.prod(shapes[0][1:])
-        return [call("channel_moments", "x", "means", "spreads"),
-                call("batch_statistics", "means", "spreads", places, self.eps, self.momentum, "mean", "var", "centre", "scale"),
-                call("norm_forward", "x", every("centre"), every("scale"), "gamma", "beta", "y")]
+        return [
+            call("channel_moments", "x", "means", "spreads"),
+            call(
+                "batch_statistics",
+                "means",
+                "spreads",
+                places,
+                self.eps,
+                self.momentum,
+                "mean",
+                "var",
+                "centre",
+                "scale",
+            ),
+            call("norm_forward", "x", every("centre"), every("scale"), "gamma", "beta", "y"),
+        ]
 
     def inference(self, *shapes: Shape) -> list[Call]:
-        return [call("running_statistics", "mean", "var", self.eps, "centre", "scale"),
-                call("norm_forward", "x", every("centre"), every("scale"), "gamma", "beta", "y")]
+        return [
+            call("running_statistics", "mean", "var", self.eps, "centre", "scale"),
+            call("norm_forward", "x", every("centre"), every("scale"), "gamma", "beta", "y"),
+        ]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
         count = Form("count", "y", (math.prod(shapes[0][1:]),))
@@ -507,7 +578,8 @@ class BatchNorm(_Norm):
 
 @dataclass(frozen=True)
 class GroupNorm(_Norm):
-    """y = gamma[c] * (x - mean) / sqrt(var + eps) + beta[c], mean and variance over one group of channels of one example"""
+    """y = gamma[c] * (x - mean) / sqrt(var + eps) + beta[c], mean and variance over one group of channels of one
+    example"""
 
     groups: int
 
@@ -528,14 +600,18 @@ class GroupNorm(_Norm):
 
     def forward(self, *shapes: Shape) -> list[Call]:
         places = math.prod(shapes[0][1:])
-        return [call("channel_moments", "x", "means", "spreads"),
-                call("group_statistics", "means", "spreads", places, self.groups, self.eps, "centre", "scale"),
-                call("norm_forward", "x", "centre", "scale", "gamma", "beta", "y")]
+        return [
+            call("channel_moments", "x", "means", "spreads"),
+            call("group_statistics", "means", "spreads", places, self.groups, self.eps, "centre", "scale"),
+            call("norm_forward", "x", "centre", "scale", "gamma", "beta", "y"),
+        ]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
         places = math.prod(shapes[0][1:])
-        return [call("group_gradients", "sum_dy", "sum_dy_xhat", "gamma", places, self.groups, "mean_g", "mean_g_xhat"),
-                self._finish()]
+        return [
+            call("group_gradients", "sum_dy", "sum_dy_xhat", "gamma", places, self.groups, "mean_g", "mean_g_xhat"),
+            self._finish(),
+        ]
 
 
 @dataclass(frozen=True)
@@ -566,7 +642,9 @@ class Dropout(Op):
         return [self._call("dy", "dx")]
 
     def _call(self, source: str, target: str) -> Call:
-        return call("dropout", source, self.p, Form("value", "seed"), Form("value", "step"), Form("value", "node"), target)
+        return call(
+            "dropout", source, self.p, Form("value", "seed"), Form("value", "step"), Form("value", "node"), target
+        )
 
 
 @dataclass(frozen=True)
@@ -743,10 +821,34 @@ class Concat(Op):
     @staticmethod
     def _pieces(name: str, shapes: tuple[Shape, ...]) -> list[tuple[int, Form]]:
         starts = [sum(s[0] for s in shapes[:k]) for k in range(len(shapes))]
-        return [(k, Form("channels", name, (start, shape[0]))) for k, (start, shape) in enumerate(zip(starts, shapes, strict=True))]
+        return [
+            (k, Form("channels", name, (start, shape[0])))
+            for k, (start, shape) in enumerate(zip(starts, shapes, strict=True))
+        ]
 
 
 OPS: dict[str, Callable[..., Op]] = {
-    op.__name__: op for op in (
-        Conv, Affine, MaxPool, AvgPool, GlobalAvgPool, BatchNorm, LayerNorm, GroupNorm, Dropout, ReLU, LeakyReLU, Sigmoid, Tanh,
-        GELU, SiLU, Flatten, Add, Concat, Scale, Identity)}
+    op.__name__: op
+    for op in (
+        Conv,
+        Affine,
+        MaxPool,
+        AvgPool,
+        GlobalAvgPool,
+        BatchNorm,
+        LayerNorm,
+        GroupNorm,
+        Dropout,
+        ReLU,
+        LeakyReLU,
+        Sigmoid,
+        Tanh,
+        GELU,
+        SiLU,
+        Flatten,
+        Add,
+        Concat,
+        Scale,
+        Identity,
+    )
+}

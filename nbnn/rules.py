@@ -5,7 +5,6 @@ The arithmetic of all rules is one kernel, `kernels/update.py`. The names and de
 
 from __future__ import annotations
 
-import difflib
 import numbers
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from nbnn.arrays import arena
 from nbnn.kernels.constants import BETA2, DECAY, EPS, MOMENTUM, RATE, RULES, SETTINGS, TIME
+from nbnn.words import hint
 
 DEFAULTS: dict[str, dict[str, float]] = {
     "sgd": {"learning_rate": 1e-2},
@@ -23,8 +23,15 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "adamw": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 1e-2},
     "lion": {"learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0},
 }
-_PLACES = {"learning_rate": RATE, "momentum": MOMENTUM, "decay_rate": MOMENTUM, "beta1": MOMENTUM, "beta2": BETA2, "epsilon": EPS,
-           "weight_decay": DECAY}
+_PLACES = {
+    "learning_rate": RATE,
+    "momentum": MOMENTUM,
+    "decay_rate": MOMENTUM,
+    "beta1": MOMENTUM,
+    "beta2": BETA2,
+    "epsilon": EPS,
+    "weight_decay": DECAY,
+}
 _BELOW_ONE = ("momentum", "decay_rate", "beta1", "beta2")
 _WITH_MEAN = ("adam", "adamw", "lion")  # rules that keep m; all but sgd and lion keep v
 
@@ -32,16 +39,15 @@ _WITH_MEAN = ("adam", "adamw", "lion")  # rules that keep m; all but sgd and lio
 def config_of(rule: str, given: dict[str, Any] | None) -> dict[str, float]:
     """All settings of a rule, the given ones checked."""
     if rule not in DEFAULTS:
-        near = difflib.get_close_matches(str(rule), DEFAULTS, 1)
-        raise ValueError(f"there is no update rule {rule!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(DEFAULTS)}"))
+        raise ValueError(f"there is no update rule {rule!r}; {hint(rule, DEFAULTS)}")
     config = dict(DEFAULTS[rule])
     for key, value in (given or {}).items():
         if key not in config:
-            near = difflib.get_close_matches(str(key), config, 1)
-            raise ValueError(f"{rule} has no setting {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(config)}"))
+            raise ValueError(f"{rule} has no setting {key!r}; {hint(key, config, 'it has')}")
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not real or not 0 <= float(value) < (1 if key in _BELOW_ONE else float("inf")):
-            raise ValueError(f"{rule}: {key} must be a number of at least 0{' and below 1' if key in _BELOW_ONE else ''}, got {value!r}")
+            bounds = "of at least 0 and below 1" if key in _BELOW_ONE else "of at least 0"
+            raise ValueError(f"{rule}: {key} must be a number {bounds}, got {value!r}")
         config[key] = float(value)
     return config
 

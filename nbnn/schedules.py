@@ -5,17 +5,18 @@
     cosine      final + (1 - final) * (1 + cos(pi * t / T)) / 2
     one_cycle   from `start` up to 1 at the share `peak` of all steps, then down to `final`, both along half a cosine
 
-Each is the factor of the learning rate at step t of T, counted after the warm-up; during the first `warm_up` steps the factor
-rises from 1 / warm_up to 1 in a line.
+Each is the factor of the learning rate at step t of T, counted after the warm-up; during the first `warm_up` steps the
+factor rises from 1 / warm_up to 1 in a line.
 """
 
 from __future__ import annotations
 
-import difflib
 import numbers
 from typing import Any
 
 import numpy as np
+
+from nbnn.words import hint
 
 SETTINGS: dict[str, dict[str, float]] = {
     "constant": {"warm_up": 0},
@@ -29,16 +30,14 @@ _STEPS = ("warm_up", "every")
 def as_schedule(schedule: str | dict[str, Any] | None) -> dict[str, Any]:
     """The schedule with all its settings, checked."""
     given = dict(schedule) if isinstance(schedule, dict) else {"schedule": "constant" if schedule is None else schedule}
-    word = given.pop("schedule", None)
+    word: Any = given.pop("schedule", None)
     if word not in SETTINGS:
-        near = difflib.get_close_matches(str(word), SETTINGS, 1)
-        raise ValueError(f"there is no schedule {word!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SETTINGS)}"))
+        raise ValueError(f"there is no schedule {word!r}; {hint(word, SETTINGS)}")
     full: dict[str, Any] = {"schedule": word, **SETTINGS[word]}
+    value: Any
     for key, value in given.items():
         if key not in full:
-            near = difflib.get_close_matches(str(key), full, 1)
-            raise ValueError(f"the {word} schedule has no setting {key!r}; " + (f"did you mean {near[0]!r}?" if near
-                             else f"it has {', '.join(SETTINGS[word])}"))
+            raise ValueError(f"the {word} schedule has no setting {key!r}; {hint(key, SETTINGS[word], 'it has')}")
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         least = 1 if key == "every" else 0
         if not number or value < least or (key not in _STEPS and value > 1) or (key in _STEPS and value != int(value)):
@@ -60,7 +59,9 @@ def factors(schedule: dict[str, Any], first: int, count: int, total: int) -> np.
     elif word == "one_cycle":
         peak = schedule["peak"]
         rise = _swing(schedule["start"], 1.0, np.clip(share / max(peak, 1e-12), 0, 1))
-        value = np.where(share < peak, rise, _swing(1.0, schedule["final"], np.clip((share - peak) / max(1 - peak, 1e-12), 0, 1)))
+        value = np.where(
+            share < peak, rise, _swing(1.0, schedule["final"], np.clip((share - peak) / max(1 - peak, 1e-12), 0, 1))
+        )
     else:
         value = np.ones(count)
     return np.where(t < warm_up, (t + 1) / max(warm_up, 1), value)

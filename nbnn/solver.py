@@ -1,9 +1,9 @@
-"""Solver: trains a compiled model, or any object with `params`, `loss(X)` and `loss(X, y)`, with the course's names and meanings."""
+"""Solver: trains a compiled model, or any object with `params`, `loss(X)` and `loss(X, y)`, with the course's names and
+meanings."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import pathlib
 import signal
 import sys
@@ -18,12 +18,27 @@ from nbnn import inputs, rules
 from nbnn.model import Model
 from nbnn.schedules import as_schedule, factors
 from nbnn.trainees import CompiledTrainee, PlainTrainee
+from nbnn.words import hint
 
 DEFAULTS: dict[str, Any] = {
-    "update_rule": "sgd", "optim_config": None, "lr_decay": 1.0, "batch_size": 100, "num_epochs": 10, "num_train_samples": 1000,
-    "num_val_samples": None, "checkpoint_name": None, "print_every": 10, "verbose": True,
+    "update_rule": "sgd",
+    "optim_config": None,
+    "lr_decay": 1.0,
+    "batch_size": 100,
+    "num_epochs": 10,
+    "num_train_samples": 1000,
+    "num_val_samples": None,
+    "checkpoint_name": None,
+    "print_every": 10,
+    "verbose": True,
     # beyond the course
-    "schedule": None, "clip": 0.0, "reg": 0.0, "sampling": "replacement", "seed": 0, "log": print, "progress": None,
+    "schedule": None,
+    "clip": 0.0,
+    "reg": 0.0,
+    "sampling": "replacement",
+    "seed": 0,
+    "log": print,
+    "progress": None,
 }
 ALIVE = 0.1  # seconds that one call of the compiled step may take, so that progress and Ctrl-C come in time
 
@@ -31,20 +46,20 @@ ALIVE = 0.1  # seconds that one call of the compiled step may take, so that prog
 class Solver:
     """Train `model` on `data`, a dict with X_train, y_train, X_val, y_val.
 
-    Options, with the course's defaults: update_rule "sgd", optim_config, lr_decay 1.0 (the learning rate is multiplied by it after
-    each epoch), batch_size 100, num_epochs 10, num_train_samples 1000, num_val_samples None, checkpoint_name None, print_every 10,
-    verbose True. Beyond the course: schedule (see `nbnn.schedules`), clip (largest norm of the gradient), reg (L2 of a compiled
-    model), sampling "replacement" or "epoch", seed, log (what prints a line), progress (a live line; by default on terminals).
+    Options, with the course's defaults: update_rule "sgd", optim_config, lr_decay 1.0 (the learning rate is multiplied
+    by it after each epoch), batch_size 100, num_epochs 10, num_train_samples 1000, num_val_samples None,
+    checkpoint_name None, print_every 10, verbose True. Beyond the course: schedule (see `nbnn.schedules`), clip
+    (largest norm of the gradient), reg (L2 of a compiled model), sampling "replacement" or "epoch", seed, log (what
+    prints a line), progress (a live line; by default on terminals).
 
-    After `train()` the model holds the weights with the best validation accuracy. For a loss that does not classify, the
-    negative mean loss stands where the accuracy stands otherwise.
+    After `train()` the model holds the weights with the best validation accuracy. For a loss that does not classify,
+    the negative mean loss stands where the accuracy stands otherwise.
     """
 
     def __init__(self, model: Any, data: dict[str, Any], **options: Any) -> None:
         for name in options:
             if name not in DEFAULTS:
-                near = difflib.get_close_matches(name, DEFAULTS, 1)
-                raise ValueError(f"Solver has no option {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(DEFAULTS)}"))
+                raise ValueError(f"Solver has no option {name!r}; {hint(name, DEFAULTS, 'it has')}")
         for key in ("X_train", "y_train", "X_val", "y_val"):
             if key not in data:
                 raise ValueError(f"data has no {key!r}; it needs X_train, y_train, X_val and y_val")
@@ -70,7 +85,9 @@ class Solver:
         self.progress = bool(sys.stdout.isatty() if chosen["progress"] is None else chosen["progress"]) and self.verbose
         kind = CompiledTrainee if isinstance(model, Model) else PlainTrainee
         self._trainee: Any = kind(model, data, self.update_rule, self.optim_config, reg=self.reg, clip=self.clip)
-        self.X_train, self.y_train, self.X_val, self.y_val = (self._trainee.data[k] for k in ("X_train", "y_train", "X_val", "y_val"))
+        self.X_train, self.y_train, self.X_val, self.y_val = (
+            self._trainee.data[k] for k in ("X_train", "y_train", "X_val", "y_val")
+        )
         self.epoch = 0
         self.iteration = 0
         self.best_val_acc = 0.0
@@ -102,9 +119,14 @@ class Solver:
             if self.best_params:
                 self._trainee.put(self.best_params)
         if stopped:
-            self._say(f"Stopped by Ctrl-C after iteration {self.iteration} of {self.num_iterations}; "
-                      + (f"the model holds the best weights so far, val_acc {self.best_val_acc:f}" if self.best_params
-                         else "no accuracy was measured yet, so the model holds the latest weights"))
+            self._say(
+                f"Stopped by Ctrl-C after iteration {self.iteration} of {self.num_iterations}; "
+                + (
+                    f"the model holds the best weights so far, val_acc {self.best_val_acc:f}"
+                    if self.best_params
+                    else "no accuracy was measured yet, so the model holds the latest weights"
+                )
+            )
 
     def check_accuracy(self, X: Any, y: Any, num_samples: int | None = None, batch_size: int = 100) -> float:
         """The accuracy on X, or on num_samples examples of it drawn with replacement."""
@@ -119,11 +141,13 @@ class Solver:
         """Take up to `ready` steps, not beyond an epoch's end; returns how many may be taken next time."""
         done = self.iteration % self.iterations_per_epoch
         count = 1 if self.iteration == 0 else min(ready, self.iterations_per_epoch - done)
-        rows = self._epoch_rows()[done:done + count]
-        rates = self.optim_config["learning_rate"] * self.lr_decay ** self.epoch
+        rows = self._epoch_rows()[done : done + count]
+        rates = self.optim_config["learning_rate"] * self.lr_decay**self.epoch
         begun = time.perf_counter()
         try:
-            losses = self._trainee.steps(rows, rates * factors(self.schedule, self.iteration, count, self.num_iterations))
+            losses = self._trainee.steps(
+                rows, rates * factors(self.schedule, self.iteration, count, self.num_iterations)
+            )
         except FloatingPointError as problem:
             raise FloatingPointError(f"iteration {self.iteration + 1}: {problem}") from None
         taken = time.perf_counter() - begun
@@ -141,14 +165,15 @@ class Solver:
         return max(1, min(2 * count, int(ALIVE / taken * count)))
 
     def _epoch_rows(self) -> np.ndarray:
-        """The minibatches of the current epoch: a function of the seed and the epoch, so that a resume needs no state."""
+        """The minibatches of the current epoch: a function of the seed and the epoch, so that a resume needs no
+        state."""
         if self._rows_epoch != self.epoch:
             rng = np.random.default_rng((self.seed, 0, self.epoch))
             shape = self.iterations_per_epoch, self.batch_size
             if self.sampling == "replacement" or self.batch_size > len(self.X_train):
                 self._rows = rng.integers(0, len(self.X_train), shape)
             else:
-                self._rows = rng.permutation(len(self.X_train))[:shape[0] * shape[1]].reshape(shape)
+                self._rows = rng.permutation(len(self.X_train))[: shape[0] * shape[1]].reshape(shape)
             self._rows_epoch = self.epoch
         return self._rows
 
@@ -173,15 +198,21 @@ class Solver:
         now = time.monotonic()
         if self.progress and now - self._shown > ALIVE:
             self._shown = now
-            sys.stdout.write(f"\r\033[Kepoch {self.epoch + 1}/{self.num_epochs}  iteration {self.iteration}/{self.num_iterations}  "
-                             f"loss {self.loss_history[-1]:.4f}  {rate:,.0f} examples/s")
+            sys.stdout.write(
+                f"\r\033[Kepoch {self.epoch + 1}/{self.num_epochs}  iteration {self.iteration}/{self.num_iterations}  "
+                f"loss {self.loss_history[-1]:.4f}  {rate:,.0f} examples/s"
+            )
             sys.stdout.flush()
         if self.progress and self.iteration == self.num_iterations:
             sys.stdout.write("\r\033[K")
 
 
 def _real(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)) or not 0 <= value < float("inf"):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float, np.floating, np.integer))
+        or not 0 <= value < float("inf")
+    ):
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return float(value)
 
@@ -198,6 +229,7 @@ def _interruptible() -> Iterator[threading.Event]:
     def note(number: int, frame: Any) -> None:
         flag.set()
         signal.signal(signal.SIGINT, before)
+
     signal.signal(signal.SIGINT, note)
     try:
         yield flag

@@ -1,4 +1,5 @@
-"""What a Solver trains, behind one face: steps, accuracy, copy, put, save. A compiled model, or any object of the course's kind."""
+"""What a Solver trains, behind one face: steps, accuracy, copy, put, save. A compiled model, or any object of the
+course's kind."""
 
 from __future__ import annotations
 
@@ -16,14 +17,18 @@ PARTS = (("X_train", "y_train"), ("X_val", "y_val"))
 class CompiledTrainee:
     """A compiled model: several whole steps per call, minibatches gathered in compiled code."""
 
-    def __init__(self, model: Model, data: dict[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float) -> None:
+    def __init__(
+        self, model: Model, data: dict[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
+    ) -> None:
         loss = model._needed_loss()
         self.model, self.reg, self.clip = model, reg, clip
         self.classifies = loss.classifies
         self.data = {}
         for x, y in PARTS:
             self.data[x] = inputs.examples(data[x], model.graph, name=x)
-            self.data[y] = (inputs.labels if loss.classifies else inputs.targets)(data[y], len(self.data[x]), model.graph, name=y)
+            self.data[y] = (inputs.labels if loss.classifies else inputs.targets)(
+                data[y], len(self.data[x]), model.graph, name=y
+            )
         model._memory.use(rule, config, model._params)
         model._memory.start(rule, model._params)
 
@@ -52,10 +57,14 @@ class CompiledTrainee:
 class PlainTrainee:
     """Any object with `params`, `loss(X)` -> scores and `loss(X, y)` -> (loss, gradients): it runs in Python."""
 
-    def __init__(self, model: Any, data: dict[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float) -> None:
+    def __init__(
+        self, model: Any, data: dict[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
+    ) -> None:
         if not hasattr(model, "params") or not callable(getattr(model, "loss", None)):
-            raise TypeError("Solver trains a model from nbnn.compile, or an object with params, loss(X) and loss(X, y); "
-                            f"{type(model).__name__} has not both")
+            raise TypeError(
+                "Solver trains a model from nbnn.compile, or an object with params, loss(X) and loss(X, y); "
+                f"{type(model).__name__} has not both"
+            )
         if reg:
             raise ValueError("reg belongs to a compiled model; this model's own loss adds its penalty")
         self.model, self.rule, self.config, self.clip = model, rule, config, clip
@@ -76,7 +85,9 @@ class PlainTrainee:
             norm = np.sqrt(sum(float(np.sum(np.square(g, dtype=float))) for g in grads.values()))
             shrink = min(1.0, self.clip / norm) if norm else 1.0
         for name in list(self.model.params):
-            w = np.array(self.model.params[name])  # the course puts a new array: whoever kept the old one sees it unchanged
+            w = np.array(
+                self.model.params[name]
+            )  # the course puts a new array: whoever kept the old one sees it unchanged
             flat, dw = w.reshape(-1), np.asarray(grads[name], w.dtype).reshape(-1) * w.dtype.type(shrink)
             memory = self.memories.setdefault(name, rules.Memory())
             memory.use(self.rule, {**self.config, "learning_rate": rate}, flat)
@@ -87,7 +98,7 @@ class PlainTrainee:
         return float(loss)
 
     def accuracy(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> float:
-        parts = [np.argmax(self.model.loss(x[k:k + batch_size]), axis=1) for k in range(0, len(x), batch_size)]
+        parts = [np.argmax(self.model.loss(x[k : k + batch_size]), axis=1) for k in range(0, len(x), batch_size)]
         return float((np.concatenate(parts) == y).mean())
 
     def copy(self) -> dict[str, np.ndarray]:

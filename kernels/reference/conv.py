@@ -19,7 +19,8 @@ def conv_forward(x, w, b, stride, dilation, y):
 
 
 def conv_backward_data(dy, turned, stride, dilation, pad, halo, dx):
-    """What each place of y read gets its share of dy back; turned[u, v] is w[u, v] transposed. No frame around dy is needed here."""
+    """What each place of y read gets its share of dy back; turned[u, v] is w[u, v] transposed. The frame around dy is not needed."""
+    dy = dy[:, halo:dy.shape[1] - halo, halo:dy.shape[2] - halo]
     count, height, width, channels = dx.shape
     padded = np.zeros((count, height + 2 * pad, width + 2 * pad, channels), dx.dtype)
     for u, v in np.ndindex(turned.shape[:2]):
