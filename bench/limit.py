@@ -1,12 +1,12 @@
 """What the multipliers of one core can do: the register tile on data that never leaves the first-level cache."""
 
 import numpy as np
-from nbnn.kernels.jit import OPTIONS
-from nbnn.kernels.simd import lanes_of, pointer
-from nbnn.kernels.tile import ROWS, multiply, places, store_tile, zero_tile
 from numba import njit
 
 from bench.timing import median_of
+from nbnn.kernels.jit import OPTIONS
+from nbnn.kernels.simd import lanes_of, pointer
+from nbnn.kernels.tile import ROWS, multiply, places, store_tile, zero_tile
 
 DEPTH, TIMES = 256, 4000
 

@@ -10,11 +10,12 @@ two keys.
 
 import numpy as np
 from llvmlite import ir
+from numba import types
+from numba.core.extending import intrinsic
+
 from nbnn.kernels.constants import GOLDEN, KEY_MIX, MIX
 from nbnn.kernels.jit import Array4, inlined, kernel, step
 from nbnn.kernels.simd import Mask, fill, lanes, load, pointer, select, spread, store
-from numba import types
-from numba.core.extending import intrinsic
 
 
 @inlined

@@ -7,9 +7,10 @@ array itself.
 """
 
 from llvmlite import ir
-from nbnn.kernels.jit import Array4, Ints, kernel
 from numba import types
 from numba.core.extending import intrinsic
+
+from nbnn.kernels.jit import Array4, Ints, kernel
 
 
 def _reader(scalar, result):

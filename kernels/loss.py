@@ -13,10 +13,11 @@ probability 0.
 import math
 
 from llvmlite import ir
-from nbnn.kernels.jit import Array2, Doubles, Ints, kernel, step
-from nbnn.kernels.simd import Mask, exp, fill, lanes, load, peek, pointer, poke, select, store, total
 from numba import types
 from numba.core.extending import intrinsic
+
+from nbnn.kernels.jit import Array2, Doubles, Ints, kernel, step
+from nbnn.kernels.simd import Mask, exp, fill, lanes, load, peek, pointer, poke, select, store, total
 
 
 @intrinsic

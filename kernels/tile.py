@@ -22,10 +22,11 @@ busy.
 """
 
 from llvmlite import ir
-from nbnn.kernels.jit import inlined
-from nbnn.kernels.simd import _INT64, _Value, at, fused, register_bytes, spread
 from numba import types
 from numba.core.extending import intrinsic, models, register_model
+
+from nbnn.kernels.jit import inlined
+from nbnn.kernels.simd import _INT64, _Value, at, fused, register_bytes, spread
 
 ROWS = 8 if register_bytes() == 64 else 6
 

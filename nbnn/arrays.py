@@ -18,7 +18,10 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest register
 def arena(elements: int, dtype: str) -> np.ndarray:
     """Zeros that begin at an aligned address."""
     itemsize = np.dtype(dtype).itemsize
-    raw = np.zeros(elements * itemsize + ALIGNMENT, np.uint8)
+    try:
+        raw = np.zeros(elements * itemsize + ALIGNMENT, np.uint8)
+    except (ValueError, OverflowError) as problem:  # more than an array may ever have
+        raise MemoryError(str(problem)) from None
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + elements * itemsize].view(dtype)
 
@@ -54,10 +57,14 @@ class Arrays(MutableMapping[str, np.ndarray]):
         return self._views[name].view()  # a fresh view: whoever reshapes it in place reshapes only what they hold
 
     def __setitem__(self, name: str, value: Any) -> None:
-        target = self[name]
+        self[name][...] = self.fitting(name, value)
+
+    def fitting(self, name: str, value: Any) -> np.ndarray:
+        """The value as an array that may be written to that name; an error where it does not fit."""
+        shape = self[name].shape
         try:
             given = np.asarray(value)
-            real = given.dtype.kind in "fiu"
+            real = given.dtype.kind in "fiu" and not np.ma.isMaskedArray(value)
         except ValueError:
             real = False
         if not real:
@@ -65,9 +72,9 @@ class Arrays(MutableMapping[str, np.ndarray]):
                 f"{name} must be an array of real numbers, got {type(value).__name__}"
                 + (f" of dtype {given.dtype}" if isinstance(value, np.ndarray) else "")
             )
-        if given.shape != target.shape:
-            raise ValueError(f"{name} must keep its shape {target.shape}, got {given.shape}")
-        target[...] = given
+        if given.shape != shape:
+            raise ValueError(f"{name} must keep its shape {shape}, got {given.shape}")
+        return given
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"{name} cannot be removed: the arrays of a model are those of its graph")
@@ -83,4 +90,4 @@ class Arrays(MutableMapping[str, np.ndarray]):
 
     def copies(self) -> dict[str, np.ndarray]:
         """The arrays as they are now, on their own memory."""
-        return {name: np.ascontiguousarray(view) for name, view in self._views.items()}
+        return {name: np.array(view, order="C") for name, view in self._views.items()}

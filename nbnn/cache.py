@@ -78,7 +78,7 @@ def folder(name: str) -> pathlib.Path:
 
 
 @functools.cache
-def _lock() -> Any:
+def _lock(process: int) -> Any:  # a forked child must not use its parent's
     import filelock
 
     return filelock.FileLock(folder(fingerprint()) / "lock")
@@ -92,7 +92,7 @@ def numba_folder() -> Iterator[None]:
 
     config: Any = numba_config  # its names are made when it is imported
     before = config.CACHE_DIR
-    with _lock():
+    with _lock(os.getpid()):
         config.CACHE_DIR = str(folder(fingerprint()) / "numba")
         try:
             yield

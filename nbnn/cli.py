@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def say(line: str = "", stream: TextIO | None = None) -> None:
     """The one place where the command line prints."""
-    print(line, file=stream or sys.stdout, flush=True)  # noqa: T201
+    print(line, file=stream or sys.stdout, flush=True)
 
 
 def demo(out: pathlib.Path, epochs: int, seed: int) -> int:

@@ -21,6 +21,7 @@ PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state", 
 TARGETS = ("all_labels", "labels", "target_data", "target_code")
 GRADIENTS = (*PREDICT[:6], *TARGETS, "params", "grads", "state", "acts", "work", "losses", "out", "seed", "step")
 TRAIN = ("steps", *GRADIENTS, "rule", "settings", "rates", "reg", "clip", "m", "v", "sums")
+TOOLS = ("allow_threads", "compiled", "view", "kernels", "isfinite", "min", "range", "predict", "gradients", "train")
 
 
 def source_text(net: Lowered) -> str:
@@ -29,10 +30,8 @@ def source_text(net: Lowered) -> str:
 
 
 def _head(net: Lowered) -> list[str]:
-    kernels = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
-    kernels |= {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"}
-    names = sorted(kernels)
-    table = str(net.graph).splitlines()
+    names = _kernels(net)
+    table = [part for line in str(net.graph).splitlines() for part in _fold(line, "    ")]
     note = (
         f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of the data "
         "they are. An activation is an array (example, row, column, channel); view(arena, start, shape, strides) counts "
@@ -59,6 +58,17 @@ def _head(net: Lowered) -> list[str]:
     ]
 
 
+def _kernels(net: Lowered) -> list[str]:
+    """The names of all kernels that the step calls."""
+    found = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
+    return sorted(found | {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"})
+
+
+def _fold(text: str, hang: str) -> list[str]:
+    """A comment or a row of a table in lines of at most WIDTH."""
+    return [text] if len(text) <= WIDTH else textwrap.wrap(text, WIDTH, subsequent_indent=hang)
+
+
 def _function(name: str, arguments: Iterable[str], doc: str) -> list[str]:
     return ["@compiled", *_wrap(f"def {name}(", list(arguments), "):", 0), f'    """{doc}"""']
 
@@ -78,10 +88,11 @@ class _Writer:
     def __init__(self, net: Lowered) -> None:
         self.net = net
         self.lines: list[str] = []
-        self.known: set[str] = set()
+        self.names: dict[Form, str] = {}  # the variable that holds each view
+        self.taken = {*TRAIN, *TOOLS, *_kernels(net)}
 
     def section(self, section: Section) -> None:
-        self.lines += ["", f"    # {section.node} = {section.title}"]
+        self.lines += ["", *_fold(f"    # {section.node} = {section.title}", "    #     ")]
         for c in section.calls:
             self.call(c)
 
@@ -94,15 +105,18 @@ class _Writer:
         form = operand if isinstance(operand, Form) else Form("", operand) if isinstance(operand, str) else None
         if form is None:
             return repr(operand)
-        if form.kind == "value" or form.name in ("labels", "losses"):
+        if form.kind == "value":
             return form.name
         if form.kind == "count":
             return "n" if form.settings == (1,) else f"n * {form.settings[0]}"
-        name = "_".join([form.name, *([form.kind] if form.kind else []), *map(str, form.settings)])
-        if name not in self.known:
-            self.known.add(name)
+        if form not in self.names:
+            name = "_".join([form.name, *([form.kind] if form.kind else []), *map(str, form.settings)])
+            while name in self.taken:  # a node may be called n, view or conv1_rows
+                name += "_"
+            self.taken.add(name)
+            self.names[form] = name
             self.lines += _wrap(f"{name} = view(", [_view(self.net.buffers[form.name], form)], ")", 4)
-        return name
+        return self.names[form]
 
 
 def _view(buffer: Buffer, form: Form) -> str:

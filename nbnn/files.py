@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nbnn.model import Model
 
 FORMAT = "nbnn 1"
+DTYPES = {"F32": "float32", "F64": "float64"}  # as safetensors calls them, and as we do
 
 
 class FileError(ValueError):
@@ -49,33 +50,75 @@ def save(model: Model, path: Any) -> None:
 
 def load(path: Any, *, backend: str = "numba", dtype: str | None = None) -> Model:
     """Read a model file."""
-    from safetensors import SafetensorError, safe_open
-
     from nbnn.model import Model
 
     target = pathlib.Path(path)
     if not target.is_file():
         raise FileNotFoundError(f"there is no file {target}")
+    header, graph, arrays = _read(target)
+    model = Model(graph, dtype=header["dtype"] if dtype is None else dtype, seed=int(header["seed"]), backend=backend)
+    model.steps_taken = int(header["steps"])
+    model.load_state_dict(arrays)
+    return model
+
+
+def _read(target: pathlib.Path) -> tuple[dict[str, str], Graph, dict[str, np.ndarray]]:
+    """Header, graph and arrays of a file. What the file says of itself is held to the graph before any room is made."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(target, framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise FileError(f"{target} is a safetensors file, but no model that nbnn has saved")
-            graph = Graph.from_dict(json.loads(header["graph"]))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            model = Model(graph, dtype=dtype or header.get("dtype", ""), seed=int(header["seed"]), backend=backend)
-            model.steps_taken = int(header["steps"])
-    except (SafetensorError, KeyError, json.JSONDecodeError, RecursionError) as problem:
+            graph = _graph(target, header)
+            stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in stored.items()}
+            _compare(target, found, header, graph)
+            arrays = {name: file.get_tensor(name) for name in found}
+    except SafetensorError as problem:
         raise FileError(f"{target} is damaged or no model file: {problem}") from None
-    except FileError:
-        raise
-    except (ValueError, TypeError) as problem:
-        raise FileError(f"{target} holds no valid model: {problem}") from None
-    wrong = [name for name, value in arrays.items() if not np.isfinite(value).all()]
-    if wrong:
-        raise FileError(f"{target}: {wrong[0]} holds a NaN or an infinity")
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise FileError(f"{target}: {name} holds a NaN or an infinity")
+    return header, graph, arrays
+
+
+def _graph(target: pathlib.Path, header: dict[str, str]) -> Graph:
+    """The graph in a header whose other entries are right."""
+    for key, right, wanted in (
+        ("dtype", lambda text: text in DTYPES.values(), "float32 or float64"),
+        ("seed", _is_count, "a whole number of at least 0 and below 2**63"),
+        ("steps", _is_count, "a whole number of at least 0 and below 2**63"),
+    ):
+        if not right(header.get(key, "")):
+            raise FileError(f"{target}: {key} in its header must be {wanted}, got {header.get(key)!r}")
+    if "graph" not in header:
+        raise FileError(f"{target}: its header has no graph")
     try:
-        model.load_state_dict(arrays)
-    except ValueError as problem:
-        raise FileError(f"{target}: {problem}") from None
-    return model
+        return Graph.from_dict(json.loads(header["graph"]))
+    except (ValueError, TypeError, OverflowError, RecursionError) as problem:
+        raise FileError(f"{target}: the graph in its header is damaged: {problem}") from None
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 2**63
+
+
+def _compare(target: pathlib.Path, found: dict[str, tuple], header: dict[str, str], graph: Graph) -> None:
+    """Hold names, shapes and dtypes of the arrays to the graph; the error lists all differences."""
+    wanted = {
+        f"{node.name}.{local}": array.shape
+        for node in graph.nodes
+        for kind in (node.params, node.state)
+        for local, array in kind(*graph.input_shapes(node)).items()
+    }
+    problems = [f"{name} is missing" for name in wanted if name not in found]
+    problems += [f"{name} is unknown" for name in found if name not in wanted]
+    for name, (shape, code) in found.items():
+        if name in wanted and shape != wanted[name]:
+            problems.append(f"{name} must have shape {wanted[name]}, got {shape}")
+        elif name in wanted and DTYPES.get(code) != header["dtype"]:
+            problems.append(f"{name} must be {header['dtype']}, got {DTYPES.get(code, code)}")
+    if problems:
+        raise FileError(f"{target}: its arrays do not fit its graph: {'; '.join(problems)}")

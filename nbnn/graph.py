@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from nbnn.losses import Loss, as_loss, from_plain, to_plain
-from nbnn.ops import MAX_SIZE, OPS, Op, Shape, whole
+from nbnn.ops import MAX_SIZE, OPS, Form, Op, Shape, shown, whole
 from nbnn.words import align, hint, times
 
 INPUT = "input"
@@ -79,7 +79,14 @@ class Graph:
         return hash((self.nodes, self.input, self.loss))
 
     def __repr__(self) -> str:
-        return f"Graph([{', '.join(map(str, self.given))}], input={self.input}, loss={to_plain(self.loss)!r})"
+        nodes = []
+        for node in self.given:
+            named = {k: getattr(node, k) for k in ("name", "inputs") if getattr(node, k) is not None}
+            nodes.append(node.written({**node.settings(), **named}))
+        plain = to_plain(self.loss)
+        return (
+            f"Graph([{', '.join(nodes)}], input={self.input}, loss={self.loss if isinstance(plain, dict) else plain!r})"
+        )
 
     def __str__(self) -> str:
         chain = all(
@@ -132,14 +139,14 @@ class Graph:
     def from_dict(cls, plain: Mapping[str, Any]) -> Graph:
         """The graph that `to_dict` wrote. Nothing but the ops listed in `nbnn.ops.OPS` can come out of it."""
         if not isinstance(plain, Mapping):
-            raise GraphError(f"a graph is a dict with the keys input, nodes and loss, got {type(plain).__name__}")
+            raise GraphError(f"a graph is a dict with the keys input, nodes and loss, got {shown(plain)}")
         unknown = set(plain) - {"input", "nodes", "loss"}
         missing = {"input", "nodes"} - set(plain)
         if unknown or missing:
-            wrong = f"unknown key {sorted(map(str, unknown))[0]!r}" if unknown else f"no {sorted(missing)[0]!r}"
+            wrong = f"the key {sorted(map(shown, unknown))[0]}" if unknown else f"no {sorted(missing)[0]!r}"
             raise GraphError(f"a graph is a dict with the keys input, nodes and loss; this one has {wrong}")
         if not isinstance(plain["nodes"], (list, tuple)):
-            raise GraphError(f"nodes must be a list, got {type(plain['nodes']).__name__}")
+            raise GraphError(f"nodes must be a list of dicts, one for each op, got {shown(plain['nodes'])}")
         try:
             loss = from_plain(plain.get("loss"))
         except ValueError as problem:
@@ -154,14 +161,16 @@ class Graph:
         shapes = {INPUT: self.input}
         for node in self.nodes:
             name = node.name or ""
+            read = tuple(shapes[i] for i in node.inputs or ())
             try:
-                shape = node.shape(*(shapes[i] for i in node.inputs or ()))
-                sizes = [shape, *(a.shape for a in node.params(*(shapes[i] for i in node.inputs or ())).values())]
+                shapes[name] = node.shape(*read)
             except ValueError as problem:
                 raise GraphError(str(problem)) from None
-            if max(map(math.prod, sizes)) > MAX_SIZE:
-                raise GraphError(f"{name}: its arrays would have more than 2**48 elements; {times(shape)} is too large")
-            shapes[name] = shape
+            for array in _arrays(node, read, shapes[name]):
+                if math.prod(array) > MAX_SIZE:
+                    raise GraphError(
+                        f"{name}: {node} needs an array of {times(array)} numbers, more than 2**48; make it smaller"
+                    )
         if self.loss is not None:
             try:
                 self.loss.check(shapes[self.output])
@@ -174,8 +183,18 @@ class Graph:
         for node in self.nodes[:-1]:
             if node.name not in read:
                 raise GraphError(f"{node.name}: no node reads it; name it in the inputs of a later node or remove it")
-        if INPUT not in read:
-            raise GraphError(f"{self.nodes[0].name}: no node reads the input of the graph")
+
+
+def _arrays(node: Op, read: tuple[Shape, ...], shape: Shape) -> Iterable[Shape]:
+    """What a node needs memory for: its output, its own arrays, and the frames of zeros around what it reads."""
+    yield shape
+    for array in (*node.params(*read).values(), *node.scratch(*read).values()):
+        yield tuple(side for side in array.memory if isinstance(side, int))
+    for c in (*node.forward(*read), *node.backward_input(*read)):
+        for o in c.operands:
+            if isinstance(o, Form) and o.kind == "padded":
+                channels, *sides = read[0] if o.name == "x" else shape
+                yield (channels, *(side + 2 * o.settings[0] for side in sides))
 
 
 def _as_ops(nodes: Iterable[Op]) -> tuple[Op, ...]:
@@ -184,14 +203,16 @@ def _as_ops(nodes: Iterable[Op]) -> tuple[Op, ...]:
     try:
         listed = tuple(nodes)
     except TypeError:
-        raise GraphError(f"a graph is built from a list of op nodes, got {type(nodes).__name__}") from None
+        raise GraphError(
+            f"a graph is built from a list of op nodes, got {shown(nodes)}; write for instance [Affine(10)]"
+        ) from None
     if not listed:
-        raise GraphError("a graph needs at least one node, got an empty list")
+        raise GraphError("a graph needs at least one node, got an empty list; write for instance [Affine(10)]")
     for place, node in enumerate(listed, 1):
         if isinstance(node, type) and issubclass(node, Op):
             raise GraphError(f"node {place} is the class {node.__name__}; write {node.__name__}(...) with its settings")
         if not isinstance(node, Op):
-            raise GraphError(f"node {place} is no op but {type(node).__name__} {node!r}; the ops are {', '.join(OPS)}")
+            raise GraphError(f"node {place} must be an op, got {shown(node)}; the ops are {', '.join(OPS)}")
     return listed
 
 
@@ -203,43 +224,41 @@ def _as_input(shape: Any) -> Shape:
     if len(sizes) not in (1, 3) or min(sizes) < 1:
         raise GraphError(
             "input must be (channels, height, width) or (features,), all at least 1 and without the batch, "
-            f"got {shape!r}"
+            f"got {shown(shape)}"
         )
     if math.prod(sizes) > MAX_SIZE:
-        raise GraphError(f"input: {times(sizes)} is more than 2**48 elements")
+        raise GraphError(f"input: {times(sizes)} is more than 2**48 numbers; make it smaller")
     return sizes
 
 
 def _name(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
-    taken: set[str] = {INPUT}
-    for node in nodes:
-        if node.name is None:
+    taken = {INPUT: "the data", "target": "what the mse loss compares with"}
+    for place, node in enumerate(nodes, 1):
+        name = node.name
+        if name is None:
             continue
-        if (
-            not isinstance(node.name, str)
-            or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", node.name)
-            or keyword.iskeyword(node.name)
-        ):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or keyword.iskeyword(name):
             raise GraphError(
-                f"{node.name!r} is no name for a node; use letters, digits and _, beginning with a letter, "
-                "such as 'conv_a'"
+                f"node {place}: {shown(name)} is no name for a node; use letters, digits and _, beginning with a "
+                "letter and not a word of Python's own, such as 'conv_a'"
             )
-        if node.name in taken:
-            raise GraphError(
-                "'input' names the data; give the node another name"
-                if node.name == INPUT
-                else f"{node.name}: two nodes have this name; names must differ"
-            )
-        taken.add(node.name)
+        if name in taken:
+            raise GraphError(f"node {place}: {name!r} is the name of {taken[name]}; give this node another name")
+        taken[name] = f"node {place}"
     counts: dict[str, int] = {}
     named = []
     for node in nodes:
         if node.name is None:
-            while (name := f"{node.label}{counts.setdefault(node.label, 1)}") in taken:
+            while (automatic := f"{node.label}{counts.setdefault(node.label, 1)}") in taken:
                 counts[node.label] += 1
-            taken.add(name)
-            node = dataclasses.replace(node, name=name)
+            taken[automatic] = "a node"
+            node = dataclasses.replace(node, name=automatic)
         named.append(node)
+    for place, node in enumerate(named, 1):
+        name = node.name or ""
+        if name.startswith("d_") and name[2:] in taken:
+            gradient = f"the gradient of {name[2:]}"
+            raise GraphError(f"node {place}: {name!r} is the name of {gradient}; give this node another name")
     return tuple(named)
 
 
@@ -255,16 +274,19 @@ def _connect(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
         names = node.inputs or ()
         for i in names:
             if i not in known:
-                later = any(i == other.name for other in nodes)
-                if later:
-                    raise GraphError(f"{name}: reads {i!r}, which comes later; a node can only read nodes before it")
-                raise GraphError(f"{name}: reads {i!r}, which is no node before it; {hint(i, known)}")
+                if any(i == other.name for other in nodes):
+                    raise GraphError(
+                        f"{name}: reads {i!r}, which does not come before it; a node can only read nodes before it"
+                    )
+                raise GraphError(
+                    f"{name}: reads {shown(i)}, but there is no such node; {hint(i, known, 'it can read')}"
+                )
         if node.several and len(names) < 2:
             raise GraphError(f"{name}: {type(node).__name__} needs at least two inputs, got {len(names)}")
         if not node.several and len(names) != 1:
             raise GraphError(
                 f"{name}: {type(node).__name__} reads one node, got {len(names)} inputs; "
-                "join them with Add or Concat first"
+                + ("join them with Add or Concat first" if names else "without inputs= it reads the node before it")
             )
         known.append(name)
         connected.append(node)
@@ -273,19 +295,19 @@ def _connect(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
 
 def _op_from_dict(row: Any, place: int) -> Op:
     if not isinstance(row, Mapping) or not isinstance(row.get("op"), str):
-        raise GraphError(f"node {place} must be a dict with an 'op', got {row!r}")
+        raise GraphError(f"node {place} must be a dict with an 'op', such as {{'op': 'ReLU'}}, got {shown(row)}")
     settings = dict(row)
     kind = settings.pop("op")
     if kind not in OPS:
-        raise GraphError(f"node {place}: there is no op {kind!r}; {hint(kind, OPS)}")
+        raise GraphError(f"node {place}: there is no op {shown(kind)}; {hint(kind, OPS)}")
     op = OPS[kind]
     fields = {f.name: f for f in dataclasses.fields(op) if f.init}  # type: ignore[arg-type]
     for key in settings:
         if key not in fields:
-            raise GraphError(f"node {place}: {kind} has no setting {key!r}; {hint(key, fields, 'it has')}")
+            raise GraphError(f"node {place}: {kind} has no setting {shown(key)}; {hint(key, fields, 'it has')}")
     for key, field in fields.items():
         if field.default is dataclasses.MISSING and key not in settings:
-            raise GraphError(f"node {place}: {kind} needs the setting {key!r}")
+            raise GraphError(f"node {place}: {kind} needs the setting {key!r}; give it a value")
     try:
         return op(**settings)
     except (ValueError, TypeError) as problem:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+import sys
 from typing import Any
 
 import numpy as np
@@ -32,16 +34,13 @@ def examples(x: Any, graph: Graph, *, name: str = "X") -> np.ndarray:
 def as_gathered(given: np.ndarray) -> np.ndarray:
     """The array in a dtype and an order that the gather kernel reads; a copy only where it must be."""
     if given.dtype.name not in CODES:
-        given = given.astype(np.float64 if given.dtype.kind in "iu" and given.dtype.itemsize > 2 else np.float32)
-    return np.ascontiguousarray(given, given.dtype.newbyteorder("="))
+        given = given.astype(np.float64 if given.dtype.itemsize > 2 else np.float32)
+    return np.require(given, given.dtype.newbyteorder("="), ["C", "A"])
 
 
 def labels(y: Any, count: int, graph: Graph, *, name: str = "y") -> np.ndarray:
     """Class numbers as int64, all of them classes of the net."""
-    try:
-        given = np.asarray(y)
-    except ValueError:
-        given = np.empty(0, object)
+    given = _array(y, name)
     if given.ndim == 2 and 1 in given.shape and given.size == count:
         raise ValueError(f"{name} must have shape ({count},), got {given.shape}; use {name}.ravel()")
     if given.shape != (count,):
@@ -64,7 +63,7 @@ def labels(y: Any, count: int, graph: Graph, *, name: str = "y") -> np.ndarray:
             f"{name} holds the label {wrong} (first at {at}), but the net has the {classes} classes "
             f"0 to {classes - 1}{hint}"
         )
-    return np.ascontiguousarray(given, np.int64)
+    return _numbers(given)
 
 
 def targets(y: Any, count: int, graph: Graph, *, name: str = "y") -> np.ndarray:
@@ -81,7 +80,7 @@ def targets(y: Any, count: int, graph: Graph, *, name: str = "y") -> np.ndarray:
 
 def minibatches(indices: Any, count: int) -> np.ndarray:
     """Rows of example numbers as int64 (steps, batch)."""
-    given = np.asarray(indices)
+    given = _array(indices, "indices")
     if given.dtype.kind not in "iu" or given.ndim != 2 or given.size == 0:
         raise ValueError(
             "indices must be a two-dimensional array of integers, one row for each minibatch, "
@@ -92,7 +91,12 @@ def minibatches(indices: Any, count: int) -> np.ndarray:
         raise IndexError(
             f"indices name example {low if low < 0 else high}, but there are the {count} examples 0 to {count - 1}"
         )
-    return np.ascontiguousarray(given, np.int64)
+    return _numbers(given)
+
+
+def _numbers(given: np.ndarray) -> np.ndarray:
+    """As int64 in an array that may be written to: a step is compiled once, and for such arrays alone."""
+    return np.require(given, np.int64, ["C", "A", "W"])
 
 
 def positive(value: Any, name: str) -> int:
@@ -104,6 +108,14 @@ def positive(value: Any, name: str) -> int:
     if number < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     return number
+
+
+def amount(value: Any, name: str) -> float:
+    """A finite number of at least 0."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return float(value)
 
 
 def not_finite(given: np.ndarray, name: str) -> str | None:
@@ -118,12 +130,16 @@ def not_finite(given: np.ndarray, name: str) -> str | None:
 
 
 def _real_array(x: Any, name: str) -> np.ndarray:
-    if np.ma.isMaskedArray(x):
-        raise TypeError(f"{name} is a masked array; fill its gaps first: {name}.filled(0)")
-    try:
-        given = np.asarray(x)
-    except ValueError:
-        raise ValueError(f"{name} is a list of rows of different lengths; make them equally long") from None
+    given = _array(x, name, "fill its gaps first: {}.filled(0)")
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {given.dtype}")
     return given
+
+
+def _array(x: Any, name: str, unmask: str = "leave its gaps out first") -> np.ndarray:
+    if np.ma.isMaskedArray(x):
+        raise TypeError(f"{name} is a masked array; {unmask.format(name)}")
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise ValueError(f"{name} is a list of rows of different lengths; make them equally long") from None

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbnn.ops import Call, Shape, call, rows
+from nbnn.ops import Call, Form, Shape, call, is_real, rows, shown
+from nbnn.words import hint
+
+LABELS, LOSS_EACH = Form("value", "labels"), Form("value", "losses")  # arguments of the step, not arrays of a node
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,15 @@ class Softmax(Loss):
     word: ClassVar[str] = "softmax"
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.smoothing, bool)
-            or not isinstance(self.smoothing, (int, float))
-            or not 0 <= self.smoothing < 1
-        ):
+        value = self.smoothing
+        if not is_real(value) or not 0 <= value < 1:
             raise ValueError(
-                f"Softmax: smoothing must be a number from 0 up to, and not including, 1, got {self.smoothing!r}"
+                f"Softmax: smoothing must be a number from 0 up to, and not including, 1, got {shown(value)}"
             )
+        object.__setattr__(self, "smoothing", float(value))
 
     def call(self) -> Call:
-        return call("softmax_loss", rows("x"), "labels", float(self.smoothing), "losses", rows("dx"))
+        return call("softmax_loss", rows("x"), LABELS, self.smoothing, LOSS_EACH, rows("dx"))
 
     def expected(self, classes: int) -> float:
         return math.log(classes)
@@ -69,7 +69,7 @@ class Svm(Loss):
     word: ClassVar[str] = "svm"
 
     def call(self) -> Call:
-        return call("svm_loss", rows("x"), "labels", "losses", rows("dx"))
+        return call("svm_loss", rows("x"), LABELS, LOSS_EACH, rows("dx"))
 
     def expected(self, classes: int) -> float:
         return classes - 1.0
@@ -83,10 +83,10 @@ class Mse(Loss):
     classifies: ClassVar[bool] = False
 
     def call(self) -> Call:
-        return call("mse_loss", rows("x"), rows("target"), "losses", rows("dx"))
+        return call("mse_loss", rows("x"), rows("target"), LOSS_EACH, rows("dx"))
 
 
-LOSSES: dict[str, Callable[..., Loss]] = {"softmax": Softmax, "svm": Svm, "mse": Mse}
+LOSSES: dict[str, type[Loss]] = {"softmax": Softmax, "svm": Svm, "mse": Mse}
 
 
 def as_loss(loss: str | Loss | None) -> Loss | None:
@@ -97,7 +97,7 @@ def as_loss(loss: str | Loss | None) -> Loss | None:
         return LOSSES[loss]()
     raise ValueError(
         f"loss must be one of {', '.join(map(repr, LOSSES))}, a loss such as Softmax(smoothing=0.1), or None, "
-        f"got {loss!r}"
+        f"got {shown(loss)}"
     )
 
 
@@ -115,9 +115,15 @@ def from_plain(plain: str | dict | None) -> Loss | None:
         return as_loss(plain)
     settings = dict(plain)
     word = settings.pop("loss", None)
-    if word not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, got {word!r}")
-    try:
-        return LOSSES[word](**settings)
-    except TypeError:
-        raise ValueError(f"the {word} loss has no setting {sorted(settings)[0]!r}") from None
+    if not isinstance(word, str) or word not in LOSSES:
+        raise ValueError(
+            f"loss must be one of {', '.join(map(repr, LOSSES))}, or a dict such as "
+            f"{{'loss': 'softmax', 'smoothing': 0.1}}, got {shown(plain)}"
+        )
+    known = [f.name for f in dataclasses.fields(LOSSES[word])]
+    for key in settings:
+        if key not in known:
+            raise ValueError(
+                f"the {word} loss has no setting {shown(key)}; {hint(key, known, 'it has') if known else 'remove it'}"
+            )
+    return LOSSES[word](**settings)

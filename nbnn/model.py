@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class Model:
                 "build one with nbnn.Graph([...], input=..., loss=...)"
             )
         for name, value, allowed in (
-            ("dtype", str(np.dtype(dtype)) if _is_dtype(dtype) else dtype, ("float32", "float64")),
+            ("dtype", _dtype_name(dtype), ("float32", "float64")),
             ("backend", backend, ("numba", "numpy")),
             ("algorithm", algorithm, ("auto", "direct")),
         ):
@@ -77,11 +78,18 @@ class Model:
         self.backend, self.algorithm = backend, algorithm
         self.lowered: Lowered = lower(graph, dtype=self.dtype, lanes=1 if backend == "numpy" else None)
         sizes = self.lowered.sizes
-        self._params, self._grads, self._state = (arena(sizes[k], self.dtype) for k in ("params", "grads", "state"))
-        self._work = arena(sizes["work"], self.dtype)
-        self.params, self.grads, self.state = self._arrays("params"), self._arrays("grads"), self._arrays("state")
-        for name, start in initial_values(graph, self.seed).items():
-            (self.params if name in self.params else self.state)[name] = start
+        kinds = ("params", "grads", "state", "work")
+        try:
+            self._params, self._grads, self._state, self._work = (arena(sizes[k], self.dtype) for k in kinds)
+            self.params, self.grads, self.state = map(self._arrays, kinds[:3])
+            for name, start in initial_values(graph, self.seed).items():
+                (self.params if name in self.params else self.state)[name] = start
+        except MemoryError:
+            needed = sum(sizes[k] for k in kinds) * np.dtype(self.dtype).itemsize
+            raise MemoryError(
+                f"this net needs {needed / 2**30:.1f} GiB for its parameters, their gradients and scratch; "
+                "make its widest nodes smaller"
+            ) from None
         self.steps_taken = 0  # also what dropout's random numbers of the next step are keyed by
         self._memory = rules.Memory()
         self._step: Any = None
@@ -123,7 +131,7 @@ class Model:
         With y the net is in training: batchnorm uses and follows the minibatch, dropout drops. The masks are those of
         the next step, so that asking twice gives the same answer. `reg` adds 0.5 * reg * sum(w * w) over the weights.
         """
-        x = inputs.examples(X, self.graph)
+        x, reg = inputs.examples(X, self.graph), inputs.amount(reg, "reg")
         if y is None:
             return self._scores(x)
         value = self._gradients(x, self._targets(y, len(x)), np.arange(len(x)))
@@ -185,10 +193,11 @@ class Model:
             rows = np.tile(np.arange(len(x)), (inputs.positive(steps, "steps"), 1))
         else:
             rows = inputs.minibatches(indices, len(x))
+        reg, clip = inputs.amount(reg, "reg"), inputs.amount(clip, "clip")
         self._memory.use(update_rule, optim_config, self._params)
         losses = self._train(x, given, rows, np.full(len(rows), self._memory.rate), reg=reg, clip=clip)
         if not np.isfinite(losses[-1]):
-            raise self._explain(x, float(losses[-1]), len(losses))
+            raise self._explain(x, float(losses[-1]), len(losses), given)
         return losses
 
     def verify(self, **options: Any) -> Any:
@@ -210,19 +219,25 @@ class Model:
         return {**self.params.copies(), **self.state.copies()}
 
     def load_state_dict(self, arrays: dict[str, Any]) -> None:
-        """Take parameters and running statistics from a dict; every name must be there, with its shape."""
-        wanted = {**dict.fromkeys(self.params, self.params), **dict.fromkeys(self.state, self.state)}
-        problems = [f"{name} is missing" for name in wanted if name not in arrays]
-        problems += [f"{name} is unknown" for name in arrays if name not in wanted]
-        problems += [
-            f"{name} must be {wanted[name][name].shape}, got {np.shape(value)}"
-            for name, value in arrays.items()
-            if name in wanted and np.shape(value) != wanted[name][name].shape
-        ]
+        """Take parameters and running statistics from a dict; every name must be there, with its shape. All are
+        taken, or none."""
+        if not isinstance(arrays, Mapping):
+            raise TypeError(f"load_state_dict takes a dict of arrays by name, got {type(arrays).__name__}")
+        homes = {name: kind for kind in (self.params, self.state) for name in kind}
+        problems = [f"{name} is missing" for name in homes if name not in arrays]
+        problems += [f"{name} is unknown" for name in arrays if name not in homes]
+        fitting = {}
+        for name, value in arrays.items():
+            if name not in homes:
+                continue
+            try:
+                fitting[name] = homes[name].fitting(name, value)
+            except (TypeError, ValueError) as problem:
+                problems.append(str(problem))
         if problems:
             raise ValueError(f"these arrays do not fit the graph: {'; '.join(problems)}")
-        for name, value in arrays.items():
-            wanted[name][name] = value
+        for name, value in fitting.items():
+            homes[name][name] = value
 
     def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
         """Parameters and state as two flat copies, for `restore`."""
@@ -250,20 +265,21 @@ class Model:
             return
         needed = count * self.lowered.sizes["acts"] * np.dtype(self.dtype).itemsize
         try:
-            self._acts = arena(count * self.lowered.sizes["acts"], self.dtype)
+            acts = arena(count * self.lowered.sizes["acts"], self.dtype)
+            labels, losses = np.zeros(count, np.int64), np.zeros(count)
         except MemoryError:
             raise MemoryError(
                 f"a batch of {count} needs {needed / 2**30:.1f} GiB for activations and gradients; use a smaller batch"
             ) from None
-        self._labels, self._losses = np.zeros(count, np.int64), np.zeros(count)
-        self._capacity = count
+        self._acts, self._labels, self._losses, self._capacity = acts, labels, losses, count
 
     def _call(self, name: str, *args: Any) -> Any:
         if self._step is None:
             self._step = cache.import_text(self.lowered.source, jitted=self.backend == "numba")
         function = getattr(self._step, name)
         if self.backend == "numpy":
-            return function(*args)
+            with np.errstate(all="ignore"):  # as silent as the jitted step; `_explain` says what was not finite
+                return function(*args)
         if name not in self._prepared:
             import numba
 
@@ -343,7 +359,7 @@ class Model:
         out = np.zeros(1)
         self._call("gradients", *self._gradient_arguments(x, given, rows, len(rows), out))
         if not np.isfinite(out[0]):
-            raise self._explain(x, out[0], 1)
+            raise self._explain(x, float(out[0]), 0, given)
         return float(out[0])
 
     def _train(
@@ -381,34 +397,48 @@ class Model:
     def _targets(self, y: Any, count: int) -> np.ndarray:
         return (inputs.labels if self._needed_loss().classifies else inputs.targets)(y, count, self.graph)
 
-    def _explain(self, x: np.ndarray, value: float, step: int) -> FloatingPointError | ValueError:
-        """Why a loss is not finite: the data, or the parameters, or the step that was too long."""
-        found = inputs.not_finite(x, "X")
+    def _explain(
+        self, x: np.ndarray, value: float, step: int, y: np.ndarray | None = None
+    ) -> FloatingPointError | ValueError:
+        """Why a loss is not finite: the data, or the parameters, or the step that was too long; step 0 is no step."""
+        found = inputs.not_finite(x, "X") or (None if y is None else inputs.not_finite(y, "y"))
         if found:
             return ValueError(found)
         for name, view in self.params.items():
             if not np.isfinite(view).all():
                 return FloatingPointError(
-                    f"the loss is {value} because {name} is not finite; the weights were spoilt before this step"
+                    f"the loss is {value} because {name} holds a NaN or an infinity; put good weights back, and if a "
+                    "step has spoilt these, lower the learning rate or clip the gradient"
                 )
+        if step == 0:
+            return FloatingPointError(
+                f"the loss is {value}, though the data and the parameters are finite: the net multiplies them beyond "
+                f"what {self.dtype} can hold; scale the data or make the weights smaller"
+            )
         return FloatingPointError(
             f"the loss is {value} at step {step} of this call, and the parameters are those of the step before; "
             "lower the learning rate, clip the gradient or scale the data"
         )
 
 
-def _is_dtype(dtype: Any) -> bool:
+def _dtype_name(dtype: Any) -> Any:
+    """What NumPy takes for one of our dtypes, by its name; all else as it was given."""
+    if dtype is None:  # which NumPy takes for float64
+        return dtype
     try:
-        np.dtype(dtype)
-    except TypeError:
-        return False
-    return True
+        name = str(np.dtype(dtype))
+    except (TypeError, ValueError, SyntaxError):  # NumPy parses texts such as "(2,3)f4"
+        return dtype
+    return name if name in ("float32", "float64") else dtype
 
 
 def _seed(seed: Any) -> int:
-    number = inputs.whole(seed)
+    try:
+        number = inputs.whole(seed)
+    except ValueError:
+        number = -1
     if not 0 <= number < 2**63:
-        raise ValueError(f"seed must be at least 0 and below 2**63, got {seed!r}")
+        raise ValueError(f"seed must be a whole number of at least 0 and below 2**63, got {seed!r}")
     return number
 
 

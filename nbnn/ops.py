@@ -14,10 +14,11 @@ one row per example, `flat("dw")` as one run of numbers, `every("mean")` the sam
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -86,13 +87,51 @@ def every(name: str) -> Form:
     return Form("every", name)
 
 
+def is_real(value: Any) -> bool:
+    """Whether it is a number of any kind, NumPy's among them; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def whole(value: Any) -> int:
     """A whole number as an int: 3, 3.0 and NumPy's integers; anything else is an error."""
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer():
-        return int(float(value))
-    raise ValueError(f"{value!r} is not a whole number")
+    if is_real(value):
+        with contextlib.suppress(OverflowError, ValueError):  # infinity and NaN
+            if int(value) == value:
+                return int(value)
+    raise ValueError(f"{shown(value)} is not a whole number")
+
+
+def shown(value: Any) -> str:
+    """What was given, for a sentence: one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split("\n"))
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return f"a very long {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def need_picture(op: Op, shape: Shape) -> Shape:
+    """The shape, refused unless it is that of a picture."""
+    if len(shape) != 3:
+        op.refuse(
+            f"{type(op).__name__} reads pictures (channels, height, width), got the vector {shape}; "
+            "put it before Affine, Flatten and GlobalAvgPool, or give the graph pictures as input"
+        )
+    return shape
+
+
+def slide(op: Conv | _Pool, sides: Sequence[int], reach: Sequence[int], hop: int, most: int) -> list[int]:
+    """The places that a window of `reach` has along each side; `most` is the largest pad that the op may have."""
+    out = [(side + 2 * op.pad - length) // hop + 1 for side, length in zip(sides, reach, strict=True)]
+    if min(out) < 1:
+        needed = op.pad + max(-(-(r - s - 2 * op.pad) // 2) for r, s in zip(reach, sides, strict=True))
+        op.refuse(
+            f"a {times(reach, 'x')} window does not fit its {times(sides, 'x')} input"
+            + (f" padded by {op.pad}" if op.pad else "")
+            + (f"; pad it by at least {needed} or" if needed <= most else ";")
+            + " make the window smaller"
+        )
+    return out
 
 
 def picture(shape: Shape) -> tuple[int, int, int]:
@@ -118,7 +157,10 @@ class Op:
         if isinstance(self.inputs, str):
             object.__setattr__(self, "inputs", (self.inputs,))
         elif self.inputs is not None:
-            object.__setattr__(self, "inputs", tuple(self.inputs))
+            names = tuple(self.inputs) if isinstance(self.inputs, Iterable) else (None,)
+            if not all(isinstance(name, str) for name in names):
+                self.refuse(f"inputs must be names of nodes, such as ('conv1', 'bn2'), got {shown(self.inputs)}")
+            object.__setattr__(self, "inputs", names)
         self.check()
 
     def check(self) -> None:
@@ -133,23 +175,23 @@ class Op:
         try:
             number = whole(value)
         except ValueError:
-            self.refuse(f"{field} must be a whole number of at least {least}, got {value!r}")
+            number = -1
         if not least <= number <= MAX_SIZE:
-            self.refuse(
-                f"{field} must be at least {least}{'' if number < least else ' and below 2**48'}, got {value!r}"
-            )
+            wanted = f"a whole number of at least {least}" if number < least else "at most 2**48"
+            self.refuse(f"{field} must be {wanted}, got {shown(value)}")
         object.__setattr__(self, field, number)
 
     def set_share(self, field: str, low: float, high: float) -> None:
         """Hold a setting to a number from low to high."""
         value = getattr(self, field)
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= float(value) <= high:
-            self.refuse(f"{field} must be a number from {low:g} to {high:g}, got {value!r}")
+        if not is_real(value) or not low <= value <= high:
+            self.refuse(f"{field} must be a number from {low:g} to {high:g}, got {shown(value)}")
         object.__setattr__(self, field, float(value))
 
     def one_of(self, field: str, allowed: tuple[str, ...]) -> None:
-        if getattr(self, field) not in allowed:
-            self.refuse(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
+        value = getattr(self, field)
+        if not isinstance(value, str) or value not in allowed:
+            self.refuse(f"{field} must be one of {', '.join(map(repr, allowed))}, got {shown(value)}")
 
     def settings(self) -> dict[str, Any]:
         """The settings that are not at their default, name and inputs left out."""
@@ -161,8 +203,12 @@ class Op:
         return found
 
     def __str__(self) -> str:
+        return self.written(self.settings())
+
+    def written(self, settings: Mapping[str, Any]) -> str:
+        """The op as Python text, with these settings."""
         positional = [f.name for f in dataclasses.fields(self) if f.default is dataclasses.MISSING]
-        words = [f"{v!r}" if k in positional else f"{k}={v!r}" for k, v in self.settings().items()]
+        words = [f"{v!r}" if k in positional else f"{k}={v!r}" for k, v in settings.items()]
         return f"{type(self).__name__}({', '.join(words)})"
 
     # what an op says about itself; `shapes` are those of its inputs
@@ -213,7 +259,7 @@ class _Weighted(Op):
 
     def check(self) -> None:
         if not isinstance(self.bias, bool):
-            self.refuse(f"bias must be True or False, got {self.bias!r}")
+            self.refuse(f"bias must be True or False, got {shown(self.bias)}")
         self.one_of("init", INITS)
         self.set_share("scale", 0.0, 1e6)
 
@@ -247,7 +293,9 @@ class Conv(_Weighted):
         except (ValueError, TypeError):
             window = ()
         if len(window) != 2 or not all(1 <= s <= MAX_SIZE for s in window):
-            self.refuse(f"size must be a whole number of at least 1, or two of them (height, width), got {self.size!r}")
+            self.refuse(
+                f"size must be a whole number from 1 to 2**48, or two of them (height, width), got {shown(self.size)}"
+            )
         object.__setattr__(self, "size", window if pair and window[0] != window[1] else window[0])
         self.set_whole("stride", 1)
         self.set_whole("pad", 0)
@@ -263,27 +311,11 @@ class Conv(_Weighted):
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
     def shape(self, *shapes: Shape) -> Shape:
-        if len(shapes[0]) != 3:
-            self.refuse(
-                f"a convolution reads pictures (channels, height, width), got the vector {shapes[0]}; "
-                "put it before Affine and Flatten"
-            )
-        channels, *sides = shapes[0]
+        channels, *sides = need_picture(self, shapes[0])
         if channels % self.groups:
-            self.refuse(f"{channels} channels do not divide into {self.groups} groups")
-        out = [
-            (side + 2 * self.pad - (size - 1) * self.dilation - 1) // self.stride + 1
-            for side, size in zip(sides, self.window, strict=True)
-        ]
-        if min(out) < 1:
-            reach = tuple((size - 1) * self.dilation + 1 for size in self.window)
-            missing = max(-(-(r - s - 2 * self.pad) // 2) for r, s in zip(reach, sides, strict=True))
-            self.refuse(
-                f"a {times(reach, 'x')} window does not fit its {times(tuple(sides), 'x')} input"
-                + (f" padded by {self.pad}" if self.pad else "")
-                + f"; pad it by at least {self.pad + missing} or make the window smaller"
-            )
-        return (self.filters, *out)
+            self.refuse(f"{channels} channels do not divide into {self.groups} groups; choose groups that divide them")
+        reach = [(size - 1) * self.dilation + 1 for size in self.window]
+        return (self.filters, *slide(self, sides, reach, self.stride, MAX_SIZE))
 
     def params(self, *shapes: Shape) -> dict[str, Array]:
         channels = shapes[0][0] // self.groups
@@ -419,7 +451,8 @@ class _Pool(Op):
         self.set_whole("pad", 0)
         if 2 * self.pad > self.size:
             self.refuse(
-                f"pad {self.pad} is more than half of the window of {self.size}: a window could lie wholly outside"
+                f"pad must be at most {self.size // 2}, half of the window, got {self.pad}; "
+                "a larger one leaves windows wholly outside"
             )
 
     @property
@@ -427,17 +460,8 @@ class _Pool(Op):
         return self.size if self.stride is None else self.stride
 
     def shape(self, *shapes: Shape) -> Shape:
-        if len(shapes[0]) != 3:
-            self.refuse(f"pooling reads pictures (channels, height, width), got the vector {shapes[0]}")
-        channels, *sides = shapes[0]
-        out = [(side + 2 * self.pad - self.size) // self.hop + 1 for side in sides]
-        if min(out) < 1:
-            self.refuse(
-                f"a {times((self.size, self.size), 'x')} window does not fit its {times(tuple(sides), 'x')} input"
-                + (f" padded by {self.pad}" if self.pad else "")
-                + "; make the window smaller or pool less before"
-            )
-        return (channels, *out)
+        channels, *sides = need_picture(self, shapes[0])
+        return (channels, *slide(self, sides, (self.size, self.size), self.hop, self.size // 2))
 
 
 @dataclass(frozen=True)
@@ -474,9 +498,7 @@ class GlobalAvgPool(Op):
     label: ClassVar[str] = "pool"
 
     def shape(self, *shapes: Shape) -> Shape:
-        if len(shapes[0]) != 3:
-            self.refuse(f"pooling reads pictures (channels, height, width), got the vector {shapes[0]}")
-        return (shapes[0][0],)
+        return need_picture(self, shapes[0])[:1]
 
     def forward(self, *shapes: Shape) -> list[Call]:
         return [call("global_avg_pool_forward", "x", "y")]
@@ -591,7 +613,9 @@ class GroupNorm(_Norm):
 
     def shape(self, *shapes: Shape) -> Shape:
         if shapes[0][0] % self.groups:
-            self.refuse(f"{shapes[0][0]} channels do not divide into {self.groups} groups")
+            self.refuse(
+                f"{shapes[0][0]} channels do not divide into {self.groups} groups; choose groups that divide them"
+            )
         return shapes[0]
 
     def scratch(self, *shapes: Shape) -> dict[str, Array]:
@@ -789,7 +813,10 @@ class Add(Op):
 
     def shape(self, *shapes: Shape) -> Shape:
         if len(set(shapes)) > 1:
-            self.refuse(f"its inputs must have one shape, got {', '.join(map(str, shapes))}")
+            self.refuse(
+                f"its inputs must have one shape, got {', '.join(map(str, shapes))}; "
+                "bring them to one shape first, for instance with a Conv of size 1"
+            )
         return shapes[0]
 
     def forward(self, *shapes: Shape) -> list[Call]:
@@ -809,7 +836,10 @@ class Concat(Op):
 
     def shape(self, *shapes: Shape) -> Shape:
         if len({s[1:] for s in shapes}) > 1 or len({len(s) for s in shapes}) > 1:
-            self.refuse(f"its inputs must agree in all but the channels, got {', '.join(map(str, shapes))}")
+            self.refuse(
+                f"its inputs must have one height and width, got {', '.join(map(str, shapes))}; "
+                "pool or pad some of them first, or Flatten all"
+            )
         return (sum(s[0] for s in shapes), *shapes[0][1:])
 
     def forward(self, *shapes: Shape) -> list[Call]:

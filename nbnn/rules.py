@@ -6,6 +6,7 @@ The arithmetic of all rules is one kernel, `kernels/update.py`. The names and de
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,10 @@ _WITH_MEAN = ("adam", "adamw", "lion")  # rules that keep m; all but sgd and lio
 
 def config_of(rule: str, given: dict[str, Any] | None) -> dict[str, float]:
     """All settings of a rule, the given ones checked."""
-    if rule not in DEFAULTS:
+    if not isinstance(rule, str) or rule not in DEFAULTS:
         raise ValueError(f"there is no update rule {rule!r}; {hint(rule, DEFAULTS)}")
+    if not isinstance(given, (Mapping, type(None))):
+        raise TypeError(f"optim_config must be a dict of settings, got {type(given).__name__}")
     config = dict(DEFAULTS[rule])
     for key, value in (given or {}).items():
         if key not in config:

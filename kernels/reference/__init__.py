@@ -1,8 +1,8 @@
 """What every kernel means, in plain NumPy: the same names and arguments, the outputs filled in place, nothing returned.
 
-Nothing here is fast and nothing is clever: loops run over the cells of a window, sums are NumPy's, arithmetic is that of the arrays.
-Tests hold the kernels to these functions, and `compile(graph, backend="numpy")` runs on them, so that a debugger can walk through a
-step. They ask for no room behind the channels and touch none.
+Nothing here is fast and nothing is clever: loops run over the cells of a window, sums are NumPy's, arithmetic is that
+of the arrays. Tests hold the kernels to these functions, and `compile(graph, backend="numpy")` runs on them, so that a
+debugger can walk through a step. They ask for no room behind the channels and touch none.
 """
 
 from nbnn.kernels.reference.activation import (
@@ -60,12 +60,60 @@ from nbnn.kernels.reference.pool import (
 from nbnn.kernels.reference.update import add_l2, clip_norm, square_sums, update
 
 __all__ = [
-    "add_forward", "add_l2", "add_slots", "add_total", "affine_backward_data", "affine_backward_weights", "affine_forward",
-    "affine_gradients", "avg_pool_backward", "avg_pool_forward", "batch_gradients", "batch_statistics", "channel_moments", "clip_norm",
-    "collect_groups", "conv_backward_data", "conv_backward_weights", "conv_forward", "copy", "copy_rows", "dropout", "expand_groups",
-    "flatten_backward", "flatten_forward", "gather", "gather_labels", "gelu_backward", "gelu_forward", "global_avg_pool_backward",
-    "global_avg_pool_forward", "group_gradients", "group_statistics", "leaky_relu_backward", "leaky_relu_forward", "max_pool_backward",
-    "max_pool_forward", "mse_loss", "norm_backward", "norm_forward", "norm_sums", "relu_backward", "relu_forward",
-    "running_statistics", "scale_backward_weights", "scale_forward", "sigmoid_backward", "sigmoid_forward", "silu_backward",
-    "silu_forward", "softmax_loss", "square_sums", "svm_loss", "tanh_backward", "tanh_forward", "turn", "update",
+    "add_forward",
+    "add_l2",
+    "add_slots",
+    "add_total",
+    "affine_backward_data",
+    "affine_backward_weights",
+    "affine_forward",
+    "affine_gradients",
+    "avg_pool_backward",
+    "avg_pool_forward",
+    "batch_gradients",
+    "batch_statistics",
+    "channel_moments",
+    "clip_norm",
+    "collect_groups",
+    "conv_backward_data",
+    "conv_backward_weights",
+    "conv_forward",
+    "copy",
+    "copy_rows",
+    "dropout",
+    "expand_groups",
+    "flatten_backward",
+    "flatten_forward",
+    "gather",
+    "gather_labels",
+    "gelu_backward",
+    "gelu_forward",
+    "global_avg_pool_backward",
+    "global_avg_pool_forward",
+    "group_gradients",
+    "group_statistics",
+    "leaky_relu_backward",
+    "leaky_relu_forward",
+    "max_pool_backward",
+    "max_pool_forward",
+    "mse_loss",
+    "norm_backward",
+    "norm_forward",
+    "norm_sums",
+    "relu_backward",
+    "relu_forward",
+    "running_statistics",
+    "scale_backward_weights",
+    "scale_forward",
+    "sigmoid_backward",
+    "sigmoid_forward",
+    "silu_backward",
+    "silu_forward",
+    "softmax_loss",
+    "square_sums",
+    "svm_loss",
+    "tanh_backward",
+    "tanh_forward",
+    "turn",
+    "update",
 ]

@@ -4,7 +4,9 @@ import numpy as np
 
 from nbnn.kernels.constants import GELU_CUBE, GELU_SCALE
 
-_overflow_is_meant = np.errstate(over="ignore", invalid="ignore")  # exp(-x) may be infinite where 1 / (1 + exp(-x)) is 0
+_overflow_is_meant = np.errstate(
+    over="ignore", invalid="ignore"
+)  # exp(-x) may be infinite where 1 / (1 + exp(-x)) is 0
 
 
 def relu_forward(x, y):

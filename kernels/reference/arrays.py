@@ -40,7 +40,7 @@ def _blocks(w, dense, groups):
     channels, filters = w.shape[2], w.shape[3] // groups
     for g in range(groups):
         mine = slice(g * filters, (g + 1) * filters)
-        yield w[..., mine], dense[:, :, g * channels:(g + 1) * channels, mine]
+        yield w[..., mine], dense[:, :, g * channels : (g + 1) * channels, mine]
 
 
 def expand_groups(w, groups, dense):

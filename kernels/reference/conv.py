@@ -1,6 +1,6 @@
 """Convolution as a sum over the cells u, v of the window: each adds one shifted picture times one small matrix.
 
-    y[n, i, j, f] = b[f] + sum over u, v, c of x[n, i*stride + u*dilation, j*stride + v*dilation, c] * w[u, v, c, f]
+y[n, i, j, f] = b[f] + sum over u, v, c of x[n, i*stride + u*dilation, j*stride + v*dilation, c] * w[u, v, c, f]
 """
 
 import numpy as np
@@ -9,7 +9,9 @@ import numpy as np
 def _seen(x, u, v, stride, dilation, y):
     """The places of x that window cell u, v meets, one for each place of y: a view."""
     i, j = u * dilation, v * dilation
-    return x[:, i:i + y.shape[1] * stride:stride, j:j + y.shape[2] * stride:stride][:, :y.shape[1], :y.shape[2]]
+    return x[:, i : i + y.shape[1] * stride : stride, j : j + y.shape[2] * stride : stride][
+        :, : y.shape[1], : y.shape[2]
+    ]
 
 
 def conv_forward(x, w, b, stride, dilation, y):
@@ -19,13 +21,16 @@ def conv_forward(x, w, b, stride, dilation, y):
 
 
 def conv_backward_data(dy, turned, stride, dilation, pad, halo, dx):
-    """What each place of y read gets its share of dy back; turned[u, v] is w[u, v] transposed. The frame around dy is not needed."""
-    dy = dy[:, halo:dy.shape[1] - halo, halo:dy.shape[2] - halo]
+    """What each place of y read gets its share of dy back; turned[u, v] is w[u, v] transposed.
+
+    The frame of `halo` zeros around dy is there for the kernel and not needed here.
+    """
+    dy = dy[:, halo : dy.shape[1] - halo, halo : dy.shape[2] - halo]
     count, height, width, channels = dx.shape
     padded = np.zeros((count, height + 2 * pad, width + 2 * pad, channels), dx.dtype)
     for u, v in np.ndindex(turned.shape[:2]):
         _seen(padded, u, v, stride, dilation, dy)[...] += np.tensordot(dy, turned[u, v], 1)
-    dx[...] = padded[:, pad:pad + height, pad:pad + width]
+    dx[...] = padded[:, pad : pad + height, pad : pad + width]
 
 
 def conv_backward_weights(x, dy, stride, dilation, dw, db):

@@ -2,8 +2,10 @@
 
 
 def gather(data, code, rows, x):
-    """x[n, i, j, c] = data[rows[n], c, i, j]. The kernel takes the address of the data and the code of its dtype; here data is the
-    array itself, (N, C, H, W) or (N, D)."""
+    """x[n, i, j, c] = data[rows[n], c, i, j].
+
+    The kernel takes the address of the data and the code of its dtype; here data is the array, (N, C, H, W) or (N, D).
+    """
     count, height, width, channels = x.shape
     x[...] = data[rows].reshape(count, channels, height, width).transpose(0, 2, 3, 1)
 

@@ -1,10 +1,13 @@
-"""Losses of one example each, and the gradient of their mean: losses[n] and dx[n, k] = d(mean of losses) / d x[n, k]."""
+"""Losses of one example each, losses[n], and the gradient of their mean, dx[n, k] = d(mean of losses) / d x[n, k]."""
 
 import numpy as np
 
 
 def softmax_loss(x, labels, smoothing, losses, dx):
-    """losses[n] = log(sum over k of exp(x)) - sum over k of t * x,  t = (1 - s) * [k is the label] + s / K;  dx = (p - t) / N."""
+    """losses[n] = log(sum over k of exp(x)) - sum over k of t * x,  t = (1 - s) * [k is the label] + s / K.
+
+    dx = (p - t) / N, p the probabilities exp(x) / sum of exp(x).
+    """
     count, classes = x.shape
     shifted = x - x.max(axis=1, keepdims=True)  # the loss does not change, and exp cannot overflow
     target = (1 - smoothing) * (np.arange(classes) == labels[:, None]) + smoothing / classes
@@ -16,7 +19,7 @@ def softmax_loss(x, labels, smoothing, losses, dx):
 
 def svm_loss(x, labels, losses, dx):
     """losses[n] = sum over k, k not the label, of max(0, x[n, k] - x[n, label] + 1)."""
-    count, classes = x.shape
+    count = len(x)
     rows = np.arange(count)
     margins = x - x[rows, labels][:, None] + 1
     margins[rows, labels] = 0

@@ -1,4 +1,4 @@
-"""Normalisation: y = (x - mean) * scale * gamma + beta, scale = 1 / sqrt(variance + eps); see the kernels for the three ops.
+"""Normalisation: y = (x - mean) * scale * gamma + beta, scale = 1 / sqrt(variance + eps). The kernels name the ops.
 
     dx = scale * (g - mean(g) - xhat * mean(g * xhat)),  g = dy * gamma,  xhat = (x - mean) * scale
 

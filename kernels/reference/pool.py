@@ -6,7 +6,7 @@ import numpy as np
 def _window(x, i, j, size, stride, pad):
     """What output place i, j sees of x: a view (n, rows, columns, c)."""
     top, left = i * stride - pad, j * stride - pad
-    return x[:, max(top, 0):max(top + size, 0), max(left, 0):max(left + size, 0)]
+    return x[:, max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)]
 
 
 def max_pool_forward(x, size, stride, pad, y):
@@ -15,7 +15,7 @@ def max_pool_forward(x, size, stride, pad, y):
 
 
 def max_pool_backward(x, y, dy, size, stride, pad, dx):
-    """The first maximum of each window gets its dy. NumPy's argmax is the first one too, and takes a NaN for a maximum."""
+    """The first maximum of each window gets its dy. NumPy's argmax is the first too, and takes a NaN for a maximum."""
     dx[...] = 0
     for i, j in np.ndindex(y.shape[1:3]):
         seen, given = (_window(a, i, j, size, stride, pad) for a in (x, dx))
@@ -33,7 +33,7 @@ def avg_pool_forward(x, size, stride, pad, y):
 def avg_pool_backward(dy, size, stride, pad, dx):
     dx[...] = 0
     for i, j in np.ndindex(dy.shape[1:3]):
-        _window(dx, i, j, size, stride, pad)[...] += dy[:, i:i + 1, j:j + 1] / size**2
+        _window(dx, i, j, size, stride, pad)[...] += dy[:, i : i + 1, j : j + 1] / size**2
 
 
 def global_avg_pool_forward(x, y):

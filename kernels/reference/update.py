@@ -18,7 +18,7 @@ from nbnn.kernels.constants import BLOCK, RULES
 
 def _block_sums(values):
     """One sum per block of the arena."""
-    return [values[start:start + BLOCK].sum() for start in range(0, len(values), BLOCK)]
+    return [values[start : start + BLOCK].sum() for start in range(0, len(values), BLOCK)]
 
 
 def add_l2(w, reg, dw, sums):
@@ -87,5 +87,5 @@ _STEPS = dict(zip(RULES, (_sgd, _sgd_momentum, _sgd_nesterov_momentum, _rmsprop,
 
 
 def update(rule, weights, settings, dw, w, m, v):
-    """One step of the rule with that code; `settings` are named in `constants`, in the order in which they are unpacked above."""
+    """One step of the rule with that code; `constants` names the settings in the order in which they are unpacked."""
     _STEPS[RULES[rule]](weights, settings.tolist(), dw, w, m, v)

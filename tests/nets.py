@@ -1,0 +1,135 @@
+"""The nets that whole-graph tests share: small, odd in size, and between them every op and loss."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nbnn import (
+    GELU,
+    Add,
+    Affine,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Graph,
+    GroupNorm,
+    Identity,
+    LayerNorm,
+    LeakyReLU,
+    MaxPool,
+    ReLU,
+    Scale,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
+
+
+class Net(NamedTuple):
+    """A graph and why it is here."""
+
+    graph: Graph
+    batch: int
+    reason: str
+
+
+NETS = {
+    "linear": Net(Graph([Affine(3)], input=(5,), loss="softmax"), 7, "the smallest net there is"),
+    "mlp": Net(
+        Graph([Affine(40), ReLU(), Affine(33), Tanh(), Affine(10)], input=(50,), loss="svm"),
+        9,
+        "units that fill no register",
+    ),
+    "fcnet": Net(
+        Graph(
+            [Affine(20), BatchNorm(), ReLU(), Dropout(0.25), Affine(17), LayerNorm(), SiLU(), Affine(4)],
+            input=(3, 5, 5),
+            loss="softmax",
+        ),
+        11,
+        "pictures into a dense layer; norms of vectors; dropout",
+    ),
+    "convnet": Net(
+        Graph(
+            [
+                Conv(20, 3, pad=1),
+                BatchNorm(),
+                ReLU(),
+                MaxPool(2),
+                Conv(33, 3, stride=2, pad=1),
+                GELU(),
+                Dropout(0.5),
+                Affine(10),
+            ],
+            input=(3, 11, 11),
+            loss=Softmax(0.1),
+        ),
+        7,
+        "the usual order of ops, an odd side, label smoothing",
+    ),
+    "residual": Net(
+        Graph(
+            [
+                Conv(16, 3, pad=1, bias=False),
+                BatchNorm(),
+                ReLU(name="a"),
+                Conv(16, 3, pad=1),
+                GroupNorm(4),
+                Scale(0.5),
+                Add(inputs=("a", "scale1"), name="sum"),
+                LeakyReLU(0.1),
+                Conv(9, 3, stride=2, pad=1, name="left"),
+                AvgPool(3, 2, 1, inputs="relu1", name="right"),
+                Concat(inputs=("left", "right")),
+                Sigmoid(),
+                Identity(),
+                GlobalAvgPool(),
+                Affine(5),
+            ],
+            input=(4, 8, 6),
+            loss="softmax",
+        ),
+        5,
+        "branches, sums and joins; a tensor read three times; a picture that is not square",
+    ),
+    "grouped": Net(
+        Graph(
+            [
+                Conv(12, 3, groups=2, pad=1),
+                Tanh(),
+                Conv(12, (3, 1), groups=12),
+                Conv(6, 2, stride=3, dilation=2),
+                Flatten(),
+                Affine(2),
+            ],
+            input=(4, 13, 9),
+            loss="mse",
+        ),
+        3,
+        "groups, depthwise, dilation with stride, a window that is not square, targets that are numbers",
+    ),
+    "wide": Net(
+        Graph(
+            [Conv(40, 5, pad=2), MaxPool(3, 2), Conv(40, 1), ReLU(), Conv(10, 4), Flatten()],
+            input=(1, 10, 10),
+            loss="softmax",
+        ),
+        17,
+        "overlapping pools, 1x1, and a window as large as its picture",
+    ),
+}
+
+
+def data(net: Net, dtype: str = "float32", seed: int = 0, count: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """Random examples and targets."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((count, *net.graph.input)).astype(dtype)
+    loss, shape = net.graph.loss, net.graph.output_shape
+    if loss is not None and loss.classifies:
+        return x, rng.integers(0, shape[0], count)
+    return x, rng.standard_normal((count, *shape)).astype(dtype)

@@ -1,0 +1,132 @@
+"""Whole nets: equal to their reference, right in their gradients, and the same bits for any number of threads."""
+
+import subprocess
+import sys
+import textwrap
+
+import numba
+import numpy as np
+import pytest
+from nets import NETS, data
+
+import nbnn
+from nbnn import check
+from nbnn.ops import OPS
+
+
+def test_the_nets_hold_every_op():
+    used = {type(node).__name__ for net in NETS.values() for node in net.graph.nodes}
+    assert used == set(OPS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_equals_its_reference_and_numeric_gradients(name, dtype):
+    model = nbnn.compile(NETS[name].graph, dtype=dtype)
+    report = model.verify(batch=3)
+    assert report.passed
+    assert len(report.rows) > 2 + len(model.params)  # most gradients are also held to differences
+
+
+@pytest.mark.parametrize("slip", ["a slip of 0.1%", "a NaN", "a zero"])
+@pytest.mark.parametrize("array", ["conv1.w", "bn1.gamma", "affine1.b"])
+def test_verify_rejects_a_planted_slip(monkeypatch, slip, array):
+    model = nbnn.compile(NETS["convnet"].graph)
+    loss = type(model).loss
+
+    def wrong(self, X, y=None, **options):
+        found = loss(self, X, y, **options)
+        if y is not None and self is model:
+            gradient = found[1][array]
+            worst = np.unravel_index(np.abs(gradient).argmax(), gradient.shape)
+            gradient[worst] = {"a slip of 0.1%": gradient[worst] * 1.001, "a NaN": np.nan, "a zero": 0.0}[slip]
+        return found
+
+    monkeypatch.setattr(type(model), "loss", wrong)
+    with pytest.raises(check.VerifyError, match="WRONG"):
+        model.verify(batch=3)
+
+
+def test_a_directional_difference_rejects_a_slip():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(20)
+    gradient = 4 * x**3
+    assert check.directional_error(lambda: float(np.sum(x**4)), x, gradient, rng) < 1e-7
+    assert check.directional_error(lambda: float(np.sum(x**4)), x, gradient * 1.001, rng) > 1e-4
+    assert not check.directional_error(lambda: float(np.sum(x**4)), x, gradient * np.nan, rng) < 1
+
+
+def train(name: str, threads: int, dtype: str = "float32") -> bytes:
+    """Everything that 20 steps leave behind, as bytes."""
+    net = NETS[name]
+    x, y = data(net, dtype)
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try:
+        model = nbnn.compile(net.graph, dtype=dtype)
+        indices = np.random.default_rng(1).integers(0, len(x), (20, net.batch))
+        losses = model.train_steps(x, y, indices=indices, reg=1e-3, clip=5.0)
+    finally:
+        numba.set_num_threads(before)
+    return losses.tobytes() + b"".join(a.tobytes() for a in model.state_dict().values())
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine has one thread")
+@pytest.mark.parametrize("name", NETS)
+def test_bits_do_not_depend_on_threads(name, monkeypatch):
+    from nbnn.kernels import jit
+
+    assert jit.SERIAL_BELOW > 0
+    assert train(name, 1) == train(name, 2)
+
+
+def test_bits_do_not_depend_on_threads_when_every_launch_is_shared():
+    """The same in a child process that launches even the smallest work over threads, for 1, 2 and 3 of them."""
+    code = """
+        import numba
+        from nbnn.kernels import jit
+        jit.SERIAL_BELOW = 0
+        from test_nets import NETS, train
+        for name in NETS:
+            assert train(name, 1) == train(name, 2) == train(name, 3), name
+        print("equal")
+    """
+    found = run(code, NUMBA_NUM_THREADS="3", NBNN_CACHE_DIR="shared-launches")
+    assert found.stdout.strip() == "equal", found.stderr
+
+
+def test_the_serial_shells_give_the_same_bits():
+    """A forked child never launches: its bits are those of the parent."""
+    code = """
+        import os
+        from test_nets import train
+        wanted = train("convnet", 2)
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            os.write(writing, b"equal" if train("convnet", 2) == wanted else b"other")
+            os._exit(0)
+        os.close(writing)
+        print(os.read(reading, 5).decode())
+    """
+    found = run(code)
+    assert found.stdout.strip() == "equal", found.stderr
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run code in a child process, in this folder."""
+    import os
+    import pathlib
+    import tempfile
+
+    here = pathlib.Path(__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        if "NBNN_CACHE_DIR" in environment:  # what is changed in the child must not be kept for others
+            environment["NBNN_CACHE_DIR"] = folder
+        everything = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), **environment}
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+            env=everything,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
