@@ -33,9 +33,9 @@ def _head(net: Lowered) -> list[str]:
     names = _kernels(net)
     table = [part for line in str(net.graph).splitlines() for part in _fold(line, "    ")]
     note = (
-        f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of the data "
-        "they are. An activation is an array (example, row, column, channel); view(arena, start, shape, strides) counts "
-        "elements."
+        f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of the "
+        "data they are. An activation is an array (example, row, column, channel); "
+        "view(arena, start, shape, strides) counts elements."
     )
     source = "reference" if net.lanes == 1 else net.dtype
     return [

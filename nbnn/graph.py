@@ -282,7 +282,9 @@ def _connect(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
                     f"{name}: reads {shown(i)}, but there is no such node; {hint(i, known, 'it can read')}"
                 )
         if node.several and len(names) < 2:
-            raise GraphError(f"{name}: {type(node).__name__} needs at least two inputs, got {len(names)}")
+            raise GraphError(
+                f"{name}: {type(node).__name__} needs at least two inputs, got {len(names)}; name all in inputs="
+            )
         if not node.several and len(names) != 1:
             raise GraphError(
                 f"{name}: {type(node).__name__} reads one node, got {len(names)} inputs; "

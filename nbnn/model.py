@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from nbnn import cache, inputs, rules
+from nbnn import inputs, rules
 from nbnn.arrays import Arrays, arena, people_view
 from nbnn.graph import Graph
 from nbnn.initial import initial_values
-from nbnn.kernels.constants import BLOCK, CODES
+from nbnn.kernels.constants import BLOCK
 from nbnn.lower import Lowered, lower
+from nbnn.step import Step
 from nbnn.words import align
-
-_forked = False
-_one_at_a_time = threading.RLock()  # for threading layers that cannot launch from two threads at once
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True  # a forked child must not launch OpenMP regions: it computes in one thread
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def compile(
@@ -92,8 +79,7 @@ class Model:
             ) from None
         self.steps_taken = 0  # also what dropout's random numbers of the next step are keyed by
         self._memory = rules.Memory()
-        self._step: Any = None
-        self._prepared: set[str] = set()
+        self._step = Step(self.lowered.source, jitted=backend == "numba")
         self._capacity = 0
         if batch is not None:
             self._make_room(inputs.positive(batch, "batch"))
@@ -123,6 +109,23 @@ class Model:
         return f"<nbnn.Model of {size}, {self.dtype}, {self.backend}>"
 
     # ---- computing
+
+    def prepare(self) -> None:
+        """Compile, or read from disk, everything now instead of at first use. Nothing else of the model changes."""
+        x = np.zeros((1, *self.graph.input), self.dtype)
+        self._make_room(1)
+        self._step.compile("predict", self._predict_arguments(x, np.arange(1)))
+        if self.graph.loss is not None:
+            given = (
+                np.zeros(1, np.int64)
+                if self.graph.loss.classifies
+                else np.zeros((1, *self.graph.output_shape), self.dtype)
+            )
+            self._step.compile("gradients", self._gradient_arguments(x, given, np.arange(1), 1, np.zeros(1)))
+            self._memory.use(self._memory.rule or "sgd", self._memory.config, self._params)
+            self._step.compile(
+                "train", self._train_arguments(x, given, np.zeros((1, 1), np.int64), np.zeros(1), np.zeros(1), 0.0, 0.0)
+            )
 
     def loss(self, X: Any, y: Any = None, *, reg: float = 0.0) -> Any:
         """`loss(X)` gives the scores outside training; `loss(X, y)` gives (loss, gradients by name) of X as one
@@ -273,61 +276,23 @@ class Model:
             ) from None
         self._acts, self._labels, self._losses, self._capacity = acts, labels, losses, count
 
-    def _call(self, name: str, *args: Any) -> Any:
-        if self._step is None:
-            self._step = cache.import_text(self.lowered.source, jitted=self.backend == "numba")
-        function = getattr(self._step, name)
-        if self.backend == "numpy":
-            with np.errstate(all="ignore"):  # as silent as the jitted step; `_explain` says what was not finite
-                return function(*args)
-        if name not in self._prepared:
-            import numba
-
-            with cache.numba_folder():
-                function.compile(tuple(numba.typeof(a) for a in args))
-            self._prepared.add(name)
-        from nbnn.kernels.jit import launches_share_state
-
-        if launches_share_state():
-            with _one_at_a_time:
-                return function(*args)
-        return function(*args)
-
-    def _threads(self) -> int:
-        if self.backend == "numpy" or _forked:
-            return 1
-        import numba
-
-        return numba.get_num_threads()
-
-    def _data(self, x: np.ndarray) -> tuple[Any, int]:
-        """An array as the gather kernel takes it: its address, or for the reference the array itself."""
-        return (x if self.backend == "numpy" else x.__array_interface__["data"][0]), CODES[x.dtype.name]
-
     def _scores(self, x: np.ndarray) -> np.ndarray:
         self._make_room(min(len(x), max(self._capacity, 128)))
         buffer = self.lowered.buffers[self.lowered.aliases.get(self.graph.output, self.graph.output)]
         scores = np.empty((len(x), *self.graph.output_shape), self.dtype)
         for first in range(0, len(x), self._capacity):
             rows = np.arange(first, min(first + self._capacity, len(x)))
-            self._call(
-                "predict",
-                self._threads(),
-                len(rows),
-                self._capacity,
-                *self._data(x),
-                rows,
-                self._params,
-                self._state,
-                self._acts,
-                self._work,
-            )
+            self._step("predict", *self._predict_arguments(x, rows))
             start = buffer.start * self._capacity + buffer.halo * (buffer.strides[1] + buffer.strides[2])
             found = np.lib.stride_tricks.as_strided(
                 self._acts[start:], (len(rows), *buffer.shape[1:]), [s * self._acts.itemsize for s in buffer.strides]
             )
             scores[rows] = found.transpose(0, 3, 1, 2).reshape(len(rows), *self.graph.output_shape)
         return scores
+
+    def _predict_arguments(self, x: np.ndarray, rows: np.ndarray) -> tuple:
+        arenas = self._params, self._state, self._acts, self._work
+        return (self._step.threads(), len(rows), self._capacity, *self._step.data(x), rows, *arenas)
 
     def _gradient_arguments(
         self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, batch: int, out: np.ndarray
@@ -336,12 +301,12 @@ class Model:
         if self._needed_loss().classifies:
             targets = (given, self._labels[:batch], 0 if self.backend == "numba" else None, 0)
         else:
-            targets = (self._labels[:0], self._labels[:batch], *self._data(given))
+            targets = (self._labels[:0], self._labels[:batch], *self._step.data(given))
         return (
-            self._threads(),
+            self._step.threads(),
             batch,
             self._capacity,
-            *self._data(x),
+            *self._step.data(x),
             rows,
             *targets,
             self._params,
@@ -357,7 +322,7 @@ class Model:
 
     def _gradients(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray) -> float:
         out = np.zeros(1)
-        self._call("gradients", *self._gradient_arguments(x, given, rows, len(rows), out))
+        self._step("gradients", *self._gradient_arguments(x, given, rows, len(rows), out))
         if not np.isfinite(out[0]):
             raise self._explain(x, float(out[0]), 0, given)
         return float(out[0])
@@ -366,25 +331,25 @@ class Model:
         self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, rates: np.ndarray, *, reg: float, clip: float
     ) -> np.ndarray:
         """Checked arrays in, losses out; ends early at a loss that is not finite, which is then the last one."""
-        memory = self._memory
         losses = np.zeros(len(rows))
-        arguments = self._gradient_arguments(x, given, rows.reshape(-1), rows.shape[1], losses)
-        sums = np.zeros(-(-len(self._params) // BLOCK))
-        taken = self._call(
-            "train",
-            len(rows),
-            *arguments,
-            memory.code,
-            memory.settings,
-            np.asarray(rates, np.float64),
-            float(reg),
-            float(clip),
-            memory.m,
-            memory.v,
-            sums,
-        )
+        taken = self._step("train", *self._train_arguments(x, given, rows, rates, losses, reg, clip))
         self.steps_taken += int(taken)
         return losses[: taken + 1]
+
+    def _train_arguments(
+        self,
+        x: np.ndarray,
+        given: np.ndarray,
+        rows: np.ndarray,
+        rates: np.ndarray,
+        out: np.ndarray,
+        reg: float,
+        clip: float,
+    ) -> tuple:
+        memory, sums = self._memory, np.zeros(-(-len(self._params) // BLOCK))
+        gradients = self._gradient_arguments(x, given, rows.reshape(-1), rows.shape[1], out)
+        rule = memory.code, memory.settings, np.asarray(rates, np.float64)
+        return (len(rows), *gradients, *rule, float(reg), float(clip), memory.m, memory.v, sums)
 
     def _needed_loss(self) -> Any:
         if self.graph.loss is None:

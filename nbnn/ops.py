@@ -194,9 +194,9 @@ class Op:
             self.refuse(f"{field} must be one of {', '.join(map(repr, allowed))}, got {shown(value)}")
 
     def settings(self) -> dict[str, Any]:
-        """The settings that are not at their default, name and inputs left out."""
+        """The settings that are not at their default, name and inputs left out, in the order of the constructor."""
         found = {}
-        for field in dataclasses.fields(self):
+        for field in sorted(dataclasses.fields(self), key=lambda field: bool(field.kw_only)):
             value = getattr(self, field.name)
             if field.name not in ("name", "inputs") and value != field.default:
                 found[field.name] = value

@@ -1,0 +1,70 @@
+"""The generated functions of one net, loaded, compiled at first use, and called with the right number of threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from nbnn import cache
+from nbnn.kernels.constants import CODES
+
+_forked = False
+_one_at_a_time = threading.RLock()  # for threading layers that cannot launch from two threads at once
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True  # a forked child must not launch OpenMP regions: it computes in one thread
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class Step:
+    """predict, gradients and train of a source text: jitted, or plain Python on the reference kernels."""
+
+    def __init__(self, source: str, *, jitted: bool) -> None:
+        self.source, self.jitted = source, jitted
+        self._module: Any = None
+        self._compiled: set[str] = set()
+
+    def compile(self, name: str, args: tuple) -> Any:
+        """The function, compiled for arguments of these types."""
+        if self._module is None:
+            self._module = cache.import_text(self.source, jitted=self.jitted)
+        function = getattr(self._module, name)
+        if self.jitted and name not in self._compiled:
+            import numba
+
+            with cache.numba_folder():
+                function.compile(tuple(numba.typeof(a) for a in args))
+            self._compiled.add(name)
+        return function
+
+    def __call__(self, name: str, *args: Any) -> Any:
+        function = self.compile(name, args)
+        if not self.jitted:
+            with np.errstate(all="ignore"):  # as silent as the jitted step; the model says what was not finite
+                return function(*args)
+        from nbnn.kernels.jit import launches_share_state
+
+        if launches_share_state():
+            with _one_at_a_time:
+                return function(*args)
+        return function(*args)
+
+    def threads(self) -> int:
+        """How many threads a launch may use: as many as Numba was told, one in a forked child."""
+        if not self.jitted or _forked:
+            return 1
+        import numba
+
+        return numba.get_num_threads()
+
+    def data(self, x: np.ndarray) -> tuple[Any, int]:
+        """An array as the gather kernel takes it: its address, or for the reference the array itself."""
+        return (x.__array_interface__["data"][0] if self.jitted else x), CODES[x.dtype.name]
