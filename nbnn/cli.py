@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     shown = commands.add_parser("demo", help="train a small convnet on 1797 pictures of digits")
     shown.add_argument("--out", default="out", help="the folder for the model and the pictures (default: out)")
-    shown.add_argument("--epochs", type=int, default=30)
+    shown.add_argument("--epochs", type=int, default=25)
     shown.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     try:

@@ -1,0 +1,331 @@
+"""The Solver: the course's semantics to the letter, schedules, Ctrl-C, and models that are not ours."""
+
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+import nbnn
+from nbnn import Affine, BatchNorm, Dropout, Graph, ReLU, Solver, data, schedules
+
+GRAPH = Graph([Affine(20), BatchNorm(), ReLU(), Dropout(0.2), Affine(10)], input=(1, 8, 8), loss="softmax")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.digits(num_validation=300, num_test=297)
+
+
+def solver_of(digits, model=None, **options):
+    lines = []
+    model = nbnn.compile(GRAPH) if model is None else model
+    return Solver(model, digits, **{"batch_size": 100, "num_epochs": 2, "log": lines.append, **options}), lines
+
+
+class Course:
+    """A student's own model: softmax regression in NumPy, in the course's shape."""
+
+    def __init__(self, scale=1e-3):
+        rng = np.random.default_rng(0)
+        self.params = {"W1": scale * rng.standard_normal((64, 10)), "b1": np.zeros(10)}
+
+    def loss(self, X, y=None):
+        x = X.reshape(len(X), -1)
+        scores = x @ self.params["W1"] + self.params["b1"]
+        if y is None:
+            return scores
+        p = np.exp(scores - scores.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        loss = -np.log(p[np.arange(len(y)), y]).mean()
+        p[np.arange(len(y)), y] -= 1
+        p /= len(y)
+        return loss, {"W1": x.T @ p, "b1": p.sum(axis=0)}
+
+
+def test_the_lines_and_histories_are_those_of_the_course(digits):
+    solver, lines = solver_of(digits, print_every=5, update_rule="adam")
+    solver.train()
+    assert solver.iterations_per_epoch == 1200 // 100
+    assert [line for line in lines if "Iteration" in line] == [
+        f"(Iteration {t + 1} / 24) loss: {solver.loss_history[t]:f}" for t in range(0, 24, 5)
+    ]
+    epochs = [line for line in lines if "Epoch" in line]
+    assert epochs == [
+        f"(Epoch {k} / 2) train acc: {train:f}; val_acc: {val:f}"
+        for k, (train, val) in enumerate(zip(solver.train_acc_history, solver.val_acc_history, strict=True))
+    ]
+    assert re.fullmatch(r"\(Epoch 0 / 2\) train acc: \d\.\d{6}; val_acc: \d\.\d{6}", epochs[0])
+    assert lines.index(epochs[0]) == 1  # measured after the first iteration
+    assert len(solver.loss_history) == solver.iteration == 24
+    assert len(solver.val_acc_history) == 3
+
+
+def test_the_last_iteration_is_measured_once(digits):
+    solver, _ = solver_of(digits, num_epochs=1, batch_size=1200)
+    solver.train()
+    assert len(solver.val_acc_history) == 1  # first, last and epoch's end are the same iteration
+
+
+def test_a_batch_larger_than_the_data_makes_one_iteration_an_epoch(digits):
+    solver, _ = solver_of(digits, num_epochs=3, batch_size=5000)
+    solver.train()
+    assert solver.iteration == 3
+
+
+def test_the_best_weights_are_put_back(digits):
+    solver, _ = solver_of(digits, update_rule="adam", num_epochs=4, optim_config={"learning_rate": 0.02})
+    solver.train()
+    assert solver.best_val_acc == max(solver.val_acc_history)
+    found = solver.model.evaluate(digits["X_val"], digits["y_val"])
+    assert found["accuracy"] == solver.best_val_acc
+    for name, value in solver.best_params.items():
+        held = solver.model.params if name in solver.model.params else solver.model.state
+        assert np.array_equal(held[name], value)
+    assert "bn1.mean" in solver.best_params  # running statistics belong to them
+
+
+def test_the_rate_decays_after_each_epoch(digits, monkeypatch):
+    solver, _ = solver_of(digits, num_epochs=3, lr_decay=0.5, optim_config={"learning_rate": 0.4}, verbose=False)
+    seen = []
+    steps = solver._trainee.steps
+    monkeypatch.setattr(solver._trainee, "steps", lambda rows, rates: (seen.extend(rates), steps(rows, rates))[1])
+    solver.train()
+    assert seen == [0.4] * 12 + [0.2] * 12 + [0.1] * 12
+
+
+def test_minibatches_are_drawn_with_replacement_or_by_epochs(digits):
+    solver, _ = solver_of(digits)
+    rows = solver._epoch_rows()
+    assert rows.shape == (12, 100)
+    assert len(np.unique(rows)) < 1000  # 1200 draws out of 1200 meet about 759
+    other, _ = solver_of(digits, sampling="epoch")
+    assert sorted(other._epoch_rows().ravel()) == list(range(1200))
+    other.epoch = 1
+    assert not np.array_equal(other._epoch_rows(), solver._epoch_rows())
+
+
+def test_how_many_steps_a_call_takes_changes_no_bit(digits, monkeypatch):
+    found = []
+    for alive in (0.0, 0.1):
+        monkeypatch.setattr("nbnn.solver.ALIVE", alive)
+        solver, _ = solver_of(digits, update_rule="adam", clip=1.0, reg=1e-3)
+        solver.train()
+        found.append(
+            (solver.loss_history, solver.val_acc_history, {k: v.tobytes() for k, v in solver.best_params.items()})
+        )
+    assert found[0] == found[1]
+
+
+def test_the_same_seed_gives_the_same_bits(digits):
+    histories = []
+    for seed in (0, 0, 1):
+        solver, _ = solver_of(digits, seed=seed)
+        solver.train()
+        histories.append(solver.loss_history)
+    assert histories[0] == histories[1] != histories[2]
+
+
+def test_it_learns_the_digits_with_every_rule(digits):
+    rates = {
+        "sgd": 0.5,
+        "sgd_momentum": 0.05,
+        "sgd_nesterov_momentum": 0.05,
+        "rmsprop": 5e-3,
+        "adam": 5e-3,
+        "adamw": 5e-3,
+        "lion": 1e-3,
+    }
+    for rule, rate in rates.items():
+        solver, _ = solver_of(digits, update_rule=rule, optim_config={"learning_rate": rate}, num_epochs=6)
+        solver.train()
+        assert solver.best_val_acc > 0.9, rule
+
+
+@pytest.mark.parametrize("rule", ["sgd", "sgd_momentum", "adam"])
+def test_a_students_model_is_trained_as_a_compiled_one(digits, rule):
+    """The same softmax regression, once as a course model in Python and once compiled: the same losses."""
+    config = {"learning_rate": 0.05}
+    theirs, _ = solver_of(digits, Course(), update_rule=rule, optim_config=config)
+    theirs.train()
+    model = nbnn.compile(Graph([Affine(10)], input=(1, 8, 8), loss="softmax"), dtype="float64")
+    model.params["affine1.w"] = Course().params["W1"]
+    model.params["affine1.b"] = 0 * model.params["affine1.b"]
+    ours, _ = solver_of(digits, model, update_rule=rule, optim_config=config)
+    ours.train()
+    assert ours.loss_history == pytest.approx(theirs.loss_history, rel=1e-6)
+    assert theirs.best_val_acc > 0.5
+    assert np.array_equal(theirs.model.params["W1"], theirs.best_params["W1"])
+
+
+def test_checkpoints_are_written_at_each_measurement(digits, tmp_path):
+    solver, _ = solver_of(digits, checkpoint_name=str(tmp_path / "run"))
+    solver.train()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"run_epoch_{k}.safetensors" for k in range(3)]
+    assert nbnn.load(tmp_path / "run_epoch_2.safetensors").graph == GRAPH
+    plain, _ = solver_of(digits, Course(), checkpoint_name=str(tmp_path / "plain"), num_epochs=1)
+    plain.train()
+    from safetensors.numpy import load_file
+
+    assert set(load_file(tmp_path / "plain_epoch_1.safetensors")) == {"W1", "b1"}
+
+
+def test_a_loss_that_does_not_classify_is_measured_by_its_loss():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 6)).astype(np.float32)
+    y = x @ rng.standard_normal((6, 2)).astype(np.float32)
+    model = nbnn.compile(Graph([Affine(2)], input=6, loss="mse"))
+    parts = {"X_train": x[:200], "y_train": y[:200], "X_val": x[200:], "y_val": y[200:]}
+    solver = Solver(
+        model,
+        parts,
+        update_rule="adam",
+        optim_config={"learning_rate": 0.05},
+        num_epochs=40,
+        batch_size=20,
+        verbose=False,
+    )
+    solver.train()
+    assert -1e-3 < solver.best_val_acc < 0
+    assert solver.best_val_acc == max(solver.val_acc_history)
+
+
+WRONG = [
+    ({"learn_rate": 1}, "Solver has no option 'learn_rate'; it has update_rule, optim_config,"),
+    ({"batchsize": 1}, "Solver has no option 'batchsize'; did you mean 'batch_size'?"),
+    ({"update_rule": "adm"}, "there is no update rule 'adm'; did you mean 'adam'?"),
+    ({"optim_config": {"lr": 1}}, "sgd has no setting 'lr'; it has learning_rate"),
+    (
+        {"update_rule": "adam", "optim_config": {"beta1": 1}},
+        "adam: beta1 must be a number of at least 0 and below 1, got 1",
+    ),
+    ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+    ({"num_epochs": 1.5}, "num_epochs must be a whole number of at least 1, got 1.5"),
+    ({"print_every": -1}, "print_every must be a whole number of at least 1, got -1"),
+    ({"lr_decay": "fast"}, "lr_decay must be a number of at least 0, got 'fast'"),
+    ({"sampling": "all"}, "sampling must be 'replacement' or 'epoch', got 'all'"),
+    ({"schedule": "cosin"}, "there is no schedule 'cosin'; did you mean 'cosine'?"),
+    (
+        {"schedule": {"schedule": "cosine", "warmup": 3}},
+        "the cosine schedule has no setting 'warmup'; did you mean 'warm_up'?",
+    ),
+    (
+        {"schedule": {"schedule": "step", "every": 0}},
+        "the step schedule: every must be a whole number of at least 1, got 0",
+    ),
+    (
+        {"schedule": {"schedule": "cosine", "final": 2}},
+        "the cosine schedule: final must be a number from 0 to 1, got 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), WRONG, ids=[s[:40] for _, s in WRONG])
+def test_wrong_options_are_refused_in_a_sentence(digits, options, sentence):
+    with pytest.raises(ValueError, match="^" + re.escape(sentence)):
+        solver_of(digits, **options)
+
+
+def test_wrong_data_and_models_are_refused_in_a_sentence(digits):
+    part = {k: v for k, v in digits.items() if k != "X_val"}
+    with pytest.raises(ValueError, match="^data has no 'X_val'; it needs X_train, y_train, X_val and y_val$"):
+        solver_of(part)
+    with pytest.raises(ValueError, match=r"^X_train must have shape \(N, 1, 8, 8\), got \(1200, 8, 8\)"):
+        solver_of({**digits, "X_train": digits["X_train"][:, 0]})
+    with pytest.raises(IndexError, match="^y_val holds the label 10"):
+        solver_of({**digits, "y_val": digits["y_val"] + 1})
+    with pytest.raises(TypeError, match="^Solver trains a model from nbnn.compile, or an object with params"):
+        solver_of(digits, object())
+    with pytest.raises(ValueError, match="^reg belongs to a compiled model; this model's own loss adds its penalty$"):
+        solver_of(digits, Course(), reg=1.0)
+
+
+def test_a_loss_that_is_not_finite_ends_with_a_sentence_and_the_best_weights(digits):
+    spoilt = {**digits, "X_train": digits["X_train"].copy()}
+    spoilt["X_train"][7] = np.nan
+    solver, _ = solver_of(spoilt)
+    with pytest.raises(ValueError, match="^X holds a NaN, first in example 7; remove or replace it"):
+        solver.train()
+    assert all(np.isfinite(v).all() for v in solver.model.params.values())
+
+
+# ---- schedules
+
+
+def rates(schedule, total=100):
+    full = schedules.as_schedule(schedule)
+    whole = schedules.factors(full, 0, total, total)
+    parts = [schedules.factors(full, k, 10, total) for k in range(0, total, 10)]
+    assert np.array_equal(whole, np.concatenate(parts))  # asking in pieces changes nothing
+    return whole
+
+
+def test_schedules():
+    assert (rates(None) == 1).all()
+    cosine = rates("cosine")
+    assert cosine[0] == 1 and cosine[50] == pytest.approx(0.5) and cosine[99] < 1e-3 and (np.diff(cosine) < 0).all()
+    assert rates({"schedule": "cosine", "final": 0.2})[99] == pytest.approx(0.2, abs=1e-3)
+    step = rates({"schedule": "step", "every": 30, "factor": 0.5})
+    assert list(step[[0, 29, 30, 59, 60, 99]]) == [1, 1, 0.5, 0.5, 0.25, 0.125]
+    cycle = rates({"schedule": "one_cycle", "peak": 0.25})
+    assert cycle.argmax() == 25 and cycle[25] == 1 and cycle[0] == pytest.approx(0.04) and cycle[99] < 2e-3
+    warm = rates({"schedule": "constant", "warm_up": 4})
+    assert list(warm[:6]) == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+# ---- alive and interruptible
+
+
+def test_a_call_is_short(digits, monkeypatch):
+    """Progress and Ctrl-C come at least every 0.2 s: no call may take longer, once the length of a step is known."""
+    solver, _ = solver_of(digits, num_epochs=150, verbose=False)
+    solver.model.prepare()
+    taken = []
+    steps = solver._trainee.steps
+
+    def timed(rows, rates):
+        begun = time.perf_counter()
+        losses = steps(rows, rates)
+        taken.append(time.perf_counter() - begun)
+        return losses
+
+    monkeypatch.setattr(solver._trainee, "steps", timed)
+    solver.train()
+    assert len(taken) < 400  # several steps per call: 1800 steps
+    assert np.quantile(taken, 0.99) < 0.2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent with os.kill")
+def test_ctrl_c_ends_cleanly_with_the_best_weights():
+    code = """
+        import nbnn
+        from nbnn import Affine, Graph, ReLU, Solver, data
+        model = nbnn.compile(Graph([Affine(50), ReLU(), Affine(10)], input=(1, 8, 8), loss="softmax"))
+        digits = data.digits()
+        solver = Solver(model, digits, update_rule="adam", num_epochs=1000000, print_every=1000)
+        solver.train()
+        found = model.evaluate(digits["X_val"], digits["y_val"])["accuracy"]
+        assert found == solver.best_val_acc, (found, solver.best_val_acc)
+        assert len(solver.loss_history) == solver.iteration
+        print("ended well")
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in child.stdout:
+        if "(Epoch 30 " in line:
+            break
+    child.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+    assert time.monotonic() - begun < 5
+    assert re.search(
+        r"Stopped by Ctrl-C after iteration \d+ of \d+; the model holds the best weights so far, val_acc \d\.\d+", out
+    )
+    assert out.strip().endswith("ended well")
+    assert "Traceback" not in err
