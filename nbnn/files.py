@@ -115,10 +115,11 @@ def _compare(target: pathlib.Path, found: dict[str, tuple], header: dict[str, st
     }
     problems = [f"{name} is missing" for name in wanted if name not in found]
     problems += [f"{name} is unknown" for name in found if name not in wanted]
-    for name, (shape, code) in found.items():
-        if name in wanted and shape != wanted[name]:
-            problems.append(f"{name} must have shape {wanted[name]}, got {shape}")
-        elif name in wanted and DTYPES.get(code) != header["dtype"]:
+    for name, right in wanted.items():
+        shape, code = found.get(name, (right, header["dtype"]))
+        if shape != right:
+            problems.append(f"{name} must have shape {right}, got {shape}")
+        elif name in found and DTYPES.get(code) != header["dtype"]:
             problems.append(f"{name} must be {header['dtype']}, got {DTYPES.get(code, code)}")
     if problems:
         raise FileError(f"{target}: its arrays do not fit its graph: {'; '.join(problems)}")

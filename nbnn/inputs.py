@@ -60,7 +60,7 @@ def labels(y: Any, count: int, graph: Graph, *, name: str = "y") -> np.ndarray:
         at = int(np.argmax(given == wrong))
         hint = "; classes count from 0" if high == classes and low >= 1 else ""
         raise IndexError(
-            f"{name} holds the label {wrong} (first at {at}), but the net has the {classes} classes "
+            f"{name} holds the label {wrong} (first in example {at}), but the net has the {classes} classes "
             f"0 to {classes - 1}{hint}"
         )
     return _numbers(given)

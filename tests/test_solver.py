@@ -138,10 +138,10 @@ def test_it_learns_the_digits_with_every_rule(digits):
         "rmsprop": 5e-3,
         "adam": 5e-3,
         "adamw": 5e-3,
-        "lion": 1e-3,
+        "lion": 5e-3,
     }
     for rule, rate in rates.items():
-        solver, _ = solver_of(digits, update_rule=rule, optim_config={"learning_rate": rate}, num_epochs=6)
+        solver, _ = solver_of(digits, update_rule=rule, optim_config={"learning_rate": rate}, num_epochs=10)
         solver.train()
         assert solver.best_val_acc > 0.9, rule
 

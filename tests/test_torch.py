@@ -133,7 +133,7 @@ def test_other_losses_agree(word):
 
 
 def test_batchnorm_outside_training_agrees():
-    """Running figures after training steps: ours keep the biased variance, PyTorch's the unbiased one; both use them alike."""
+    """Running figures after training steps: ours keep the biased variance, its the unbiased one; both use them alike."""
     from bench.torch_peer import Net
 
     model = nbnn.compile(NETS["convnet"].graph, dtype="float64")

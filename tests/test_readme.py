@@ -1,0 +1,41 @@
+"""The README's code runs, and its map is true."""
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_the_code_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    assert len(blocks) == 3
+    said = ""
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"README block {number + 1}", "exec"), space)
+        said += capsys.readouterr().out if number == 0 else ""
+    printed = re.search(r"prints\n\n```\n(.*?)```", TEXT, re.S).group(1)
+
+    def shape(text):
+        """The lines with their measured numbers left out: those differ in the last digits from machine to machine."""
+        return [re.sub(r"\d+\.\d+|\[[\d ]+\]", "#", line) for line in text.splitlines()]
+
+    assert shape(said) == shape(printed)
+    assert float(re.search(r"'accuracy': ([\d.]+)", said).group(1)) > 0.95
+
+
+@pytest.mark.parametrize("folder", ["nbnn", "kernels"])
+def test_the_map_names_every_module(folder):
+    for path in sorted((ROOT / folder).glob("*.py")):
+        if path.name != "__init__.py":
+            assert f"`{folder}/{path.name}`" in TEXT or f"`{path.name}`" in TEXT, f"What's where does not name {folder}/{path.name}"
+
+
+def test_the_map_names_nothing_that_is_gone():
+    table = TEXT[TEXT.index("## What's where"):TEXT.index("## Adding an op")]
+    for name in re.findall(r"`((?:nbnn|kernels|tests|bench)/[\w/]*(?:\.py)?)`", table):
+        assert (ROOT / name).exists(), name
