@@ -1,24 +1,20 @@
 """The loops. Every kernel keeps one contract:
 
 - Arguments are inputs, then settings, then outputs. A kernel fills the outputs that it is given, allocates nothing,
-returns nothing
-  and checks nothing: shapes, labels and settings were checked before.
+  returns nothing and checks nothing: shapes, labels and settings were checked before.
 - Work comes in items (`@kernel(each=...)`). Each item has one owner, which alone writes what belongs to the item and
-adds in a fixed
-  order; so the bits of a result depend neither on the number of threads nor on who did what.
+  adds in a fixed order; so the bits of a result depend neither on the number of threads nor on who did what.
 - A NaN survives: what goes in as NaN comes out as NaN, and never as a zero or as a maximum that hides it.
 - An array of pictures is (example, row, column, channel), one of vectors (example, unit), and only the last axis must
-be dense. Arrays
-  are logical views: a row of channels has room behind it up to a multiple of `simd.lanes_of(dtype)`, or more, which may
-  be read and written whole. In forward values the room holds anything finite. In parameters and gradients it is zero
-  and stays zero: that is what keeps it out of every sum. A kernel writes nothing else outside of its views, so frames
-  of zeros stay zeros.
+  be dense. Arrays are logical views: a row of channels has room behind it up to a multiple of `simd.lanes_of(dtype)`,
+  or more, which may be read and written whole. In forward values the room holds anything finite. In parameters and
+  gradients it is zero and stays zero: that is what keeps it out of every sum. A kernel writes nothing else outside of
+  its views, so frames of zeros stay zeros.
 - Two exceptions. The x of conv and affine may be dense, without room, because a multiply reads it one number at a time.
-`copy` touches
-  logical numbers alone, because its views may be pieces of wider pixels.
+  `copy` touches logical numbers alone, because its views may be pieces of wider pixels.
 - Kernels that run over a row of pixels as one run of memory want the same room in each of their arrays. A frame around
-x or dy that a
-  convolution reads (`pad`, `halo`) belongs to the array and holds zeros. Flat arenas are multiples of 16 numbers long.
+  x or dy that a convolution reads (`pad`, `halo`) belongs to the array and holds zeros. Flat arenas are multiples of 16
+  numbers long. Sums in slots have at least one example for each slot.
 - `reference` has a plain NumPy function of the same name and arguments, which says what the kernel means.
 - A file opens with its equation, its letters and who owns what.
 

@@ -1,5 +1,6 @@
-"""Convolution: y[n, i, j, f] = b[f] + sum over u, v, c of x[n, i*stride + u*dilation, j*stride + v*dilation, c] * w[u,
-v, c, f].
+"""Convolution:
+
+    y[n, i, j, f] = b[f] + sum over u, v, c of x[n, i*stride + u*dilation, j*stride + v*dilation, c] * w[u, v, c, f]
 
 n example, i, j output place, u, v window place, c channel in, f filter. x comes with its padding of zeros; nothing here
 pads. Every product is one tile multiply: the rows of a tile are places (or window cells, for dw), its columns are

@@ -1,5 +1,4 @@
-"""The minibatch: x[n, i, j, c] = data[rows[n], c, i, j], whatever the dtype of the data, and the labels that go with
-it.
+"""The minibatch: x[n, i, j, c] = data[rows[n], c, i, j], whatever the dtype of the data, and its labels.
 
 The data stays as the user has it, examples in C order with channels outermost. It comes as its address and the code of
 its dtype, so that neither a read-only nor a memory-mapped array makes another compilation; the reference takes the

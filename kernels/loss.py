@@ -1,7 +1,7 @@
 """Losses of one example each, and the gradient of their mean: losses[n] and dx[n, k] = d(mean of losses) / d x[n, k].
 
-    softmax   losses[n] = log(sum over k of exp(x[n, k])) - sum over k of t[k] * x[n, k],  t = (1 - s) * [k is the
-    label] + s / K
+    softmax   losses[n] = log(sum over k of exp(x[n, k])) - sum over k of t[k] * x[n, k]
+              with t[k] = (1 - s) * [k is the label] + s / K
     svm       losses[n] = sum over k, k not the label, of max(0, x[n, k] - x[n, label] + 1)
     mse       losses[n] = mean over k of (x[n, k] - target[n, k])**2
 

@@ -1,5 +1,5 @@
-"""Normalisation: y[n, i, j, c] = (x[n, i, j, c] - mean[n, c]) * scale[n, c] * gamma[c] + beta[c], scale = 1 /
-sqrt(variance + eps).
+"""Normalisation: y[n, i, j, c] = (x[n, i, j, c] - mean[n, c]) * scale[n, c] * gamma[c] + beta[c],
+with scale = 1 / sqrt(variance + eps).
 
 Three ops differ only in what mean and variance are taken over:
 
@@ -13,8 +13,9 @@ cache, no difference of large squares), one small kernel that joins those per ex
 worker owns examples in the passes over pictures, and channels where figures of all examples are joined, in the order of
 the examples.
 
-    dx = scale * (g - mean(g) - xhat * mean(g * xhat)),  g = dy * gamma,  xhat = (x - mean) * scale, means over the same
-    set
+    dx = scale * (g - mean(g) - xhat * mean(g * xhat)),  g = dy * gamma,  xhat = (x - mean) * scale
+
+with the means over the same set.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Pooling over windows of u, v < size: max, mean, and the mean of the whole picture.
 
-    max   y[n, i, j, c] = max over u, v of x[n, i*stride + u - pad, j*stride + v - pad, c]; places in the padding do not
-    count mean  y[n, i, j, c] = sum over the same places / size**2; places in the padding count as zeros
+    max   y[n, i, j, c] = max over u, v of x[n, i*stride + u - pad, j*stride + v - pad, c], none from the padding
+    mean  y[n, i, j, c] = sum over the same places / size**2: places in the padding count as zeros
 
 Each worker owns whole examples of y, or of dx. A tie goes to the first maximum in reading order; a NaN is a maximum.
 """

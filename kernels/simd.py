@@ -1,9 +1,9 @@
 """A vector register as a Numba value, so that a loop says which numbers live in registers.
 
-    p = pointer(x)                 the address of x[0, 0, ...]; p + k is k elements further on
-    a = load(p, k)                 LANES neighbours from p[k]; broadcast(p, k) is p[k] in every lane; fill(p, 0.5) a
-    constant b = fma(a, a, b)               a * a + b; also + - * / with registers and plain numbers, maximum, sqrt,
-    exp, select ... store(p, k, b)
+    p = pointer(x)        the address of x[0, 0, ...]; p + k is k elements further on
+    a = load(p, k)        the neighbours from p[k] on; broadcast(p, k) is p[k] in every lane, fill(p, 0.5) a constant
+    b = fma(a, a, b)      a * a + b; also + - * / with registers and plain numbers, > >= < <= ==, select, sqrt, exp ...
+    store(p, k, b)
 
 A register holds `lanes(p)` numbers of p's dtype. Its width is that of the machine, asked of LLVM once, in
 `register_bytes`: 64 bytes with AVX-512, 32 with AVX, else 16. Numba sees each name below as a function on values; LLVM

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nbnn.lower import Buffer
-from nbnn.ops import Array
+from nbnn.op import Array
 from nbnn.words import hint
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest register

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbnn.graph import Graph
-from nbnn.ops import Form
+from nbnn.op import Form
 from nbnn.words import align
 
 if TYPE_CHECKING:

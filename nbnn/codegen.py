@@ -13,7 +13,7 @@ from nbnn.graph import INPUT
 from nbnn.kernels.constants import BLOCK, RATE, TIME
 from nbnn.losses import to_plain
 from nbnn.lower import Buffer, Lowered, Section
-from nbnn.ops import Call, Form
+from nbnn.op import Call, Form
 
 WIDTH = 120
 
@@ -180,7 +180,7 @@ def _gradients(net: Lowered) -> list[str]:
         if net.graph.loss.classifies:
             targets = Call("gather_labels", tuple(map(_value, ("all_labels", "indices", "labels"))))
         else:
-            targets = Call("gather", (*map(_value, ("target_data", "target_code", "indices")), "target"))
+            targets = Call("gather", (*map(_value, ("target_data", "target_code", "indices")), net.names["", "target"]))
         loss, *backward = net.backward
         writer.lines += ["", f"    # loss {to_plain(net.graph.loss)!r}"]
         writer.call(targets)

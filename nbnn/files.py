@@ -113,13 +113,15 @@ def _compare(target: pathlib.Path, found: dict[str, tuple], header: dict[str, st
         for kind in (node.params, node.state)
         for local, array in kind(*graph.input_shapes(node)).items()
     }
-    problems = [f"{name} is missing" for name in wanted if name not in found]
-    problems += [f"{name} is unknown" for name in found if name not in wanted]
+    problems = []
     for name, right in wanted.items():
-        shape, code = found.get(name, (right, header["dtype"]))
-        if shape != right:
+        shape, code = found.get(name, (None, ""))
+        if shape is None:
+            problems.append(f"{name} is missing")
+        elif shape != right:
             problems.append(f"{name} must have shape {right}, got {shape}")
-        elif name in found and DTYPES.get(code) != header["dtype"]:
+        elif DTYPES.get(code) != header["dtype"]:
             problems.append(f"{name} must be {header['dtype']}, got {DTYPES.get(code, code)}")
+    problems += [f"{name} is unknown" for name in found if name not in wanted]
     if problems:
         raise FileError(f"{target}: its arrays do not fit its graph: {'; '.join(problems)}")

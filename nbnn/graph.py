@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from nbnn.losses import Loss, as_loss, from_plain, to_plain
-from nbnn.ops import MAX_SIZE, OPS, Form, Op, Shape, shown, whole
+from nbnn.op import MAX_SIZE, Form, Op, Shape, shown, whole
+from nbnn.ops import OPS
 from nbnn.words import align, hint, times
 
 INPUT = "input"
@@ -232,7 +233,7 @@ def _as_input(shape: Any) -> Shape:
 
 
 def _name(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
-    taken = {INPUT: "the data", "target": "what the mse loss compares with"}
+    taken = {INPUT: "the data"}
     for place, node in enumerate(nodes, 1):
         name = node.name
         if name is None:
@@ -254,11 +255,6 @@ def _name(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
             taken[automatic] = "a node"
             node = dataclasses.replace(node, name=automatic)
         named.append(node)
-    for place, node in enumerate(named, 1):
-        name = node.name or ""
-        if name.startswith("d_") and name[2:] in taken:
-            gradient = f"the gradient of {name[2:]}"
-            raise GraphError(f"node {place}: {name!r} is the name of {gradient}; give this node another name")
     return tuple(named)
 
 

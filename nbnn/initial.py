@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from nbnn.graph import Graph
-from nbnn.ops import Array
+from nbnn.op import Array
 
 
 def initial_values(graph: Graph, seed: int) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nbnn.graph import Graph
 from nbnn.kernels.constants import CODES  # the dtypes that a gather reads as they are
-from nbnn.ops import whole
+from nbnn.op import whole
 
 
 def examples(x: Any, graph: Graph, *, name: str = "X") -> np.ndarray:

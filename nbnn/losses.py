@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbnn.ops import Call, Form, Shape, call, is_real, rows, shown
+from nbnn.op import Call, Form, Shape, call, is_real, rows, shown
 from nbnn.words import hint
 
 LABELS, LOSS_EACH = Form("value", "labels"), Form("value", "losses")  # arguments of the step, not arrays of a node

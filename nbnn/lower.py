@@ -1,9 +1,9 @@
 """From a graph to a list of kernel calls on planned memory: passes in one tuple, of which any can be the last.
 
-    infer         the graph as it is: nodes, shapes, which halves of the work there are
+    infer         the graph as it is: nodes and shapes
     list_calls    each node's kernel calls, in the node's own words
-    route         words become arrays of the whole net: who reads whose output, where gradients meet, what needs no
-    gradient plan_buffers  every array gets its place in an arena, its strides and its frame of zeros
+    route         words become arrays of the whole net: who reads whose output, where gradients meet, who needs none
+    plan_buffers  every array gets its place in an arena, its strides and its frame of zeros
     emit          the source text of the step (see `codegen`)
 
 Every pass takes a `Lowered` and returns a new one; `str` of it shows the stage.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from nbnn.graph import INPUT, Graph
-from nbnn.ops import Array, Call, Form, Op, Shape, call, picture
+from nbnn.op import Array, Call, Form, Op, Shape, call, picture
 from nbnn.words import align, times
 
 MAX_SLOTS = (
@@ -143,18 +143,11 @@ def route(net: Lowered) -> Lowered:
     backward = []
     reached: set[str] = set()
     if graph.loss is not None:
-        loss_call = graph.loss.call()
-        words = {
-            "x": graph.output,
-            "dx": f"d_{graph.output}",
-            "labels": "labels",
-            "losses": "losses",
-            "target": "target",
-        }
-        scope.declare(f"d_{graph.output}", graph.output, "gradient", _tensor(graph.shapes[graph.output]))
+        words = {"x": graph.output, "dx": scope.gradient(graph.output)}
         if not graph.loss.classifies:
-            scope.declare("target", graph.output, "target", _tensor(graph.shapes[graph.output]))
-        backward.append(Section("loss", str(graph.loss), (_rename(loss_call, words),)))
+            words["target"] = scope.declare("target", graph.output, "target", _tensor(graph.output_shape))
+            scope.names["", "target"] = words["target"]
+        backward.append(Section("loss", str(graph.loss), (_rename(graph.loss.call(), words),)))
         reached.add(graph.output)
         for section in net.backward:
             node = scope.nodes[section.node]
@@ -203,12 +196,13 @@ class _Scope:
         self.arrays: dict[str, Array] = {}
         self.owners: dict[str, tuple[str, str]] = {}
         self.words: dict[str, dict[str, str]] = {}
+        self.gradients: dict[str, str] = {}
         self.names: dict[tuple[str, str], str] = {}
         for name, shape in graph.shapes.items():
             self.declare(name, name, "value", _tensor(shape))
         for name, node in self.nodes.items():
             shapes = graph.input_shapes(node)
-            words = {"y": name, "dy": f"d_{name}"}
+            words = {"y": name}
             for k, source in enumerate(node.inputs or ()):
                 words |= {f"x{k}": source} | ({"x": source} if k == 0 else {})
             for kind, found in (
@@ -222,6 +216,13 @@ class _Scope:
                         words[f"d{local}"] = self.declare(f"{name}_d{local}", name, "grads", array)
             self.words[name] = words
             self.names |= {(name, local): routed for local, routed in words.items()}
+
+    def gradient(self, tensor: str) -> str:
+        """The name of the gradient of a tensor, declared when it is first asked for."""
+        if tensor not in self.gradients:
+            array = _tensor(self.graph.shapes[tensor])
+            self.gradients[tensor] = self.declare(f"d_{tensor}", tensor, "gradient", array)
+        return self.gradients[tensor]
 
     def declare(self, name: str, node: str, kind: str, array: Array) -> str:
         while name in self.arrays:  # a node may be called conv1_w
@@ -239,18 +240,16 @@ class _Scope:
         to it."""
         name, graph = node.name or "", self.graph
         shapes = graph.input_shapes(node)
-        words, sums, unwanted = dict(self.words[name]), [], set()
+        words, sums, unwanted = {**self.words[name], "dy": self.gradient(name)}, [], set()
         for k, source in enumerate(node.inputs or ()):
-            target = f"d_{source}"
             if not needs[source]:
                 unwanted.add(f"dx{k}")
-            elif source not in reached:
-                reached.add(source)
-                if target not in self.arrays:
-                    self.declare(target, source, "gradient", _tensor(graph.shapes[source]))
-            else:
-                target = self.declare(f"d_{source}_by_{name}", source, "part", _tensor(graph.shapes[source]))
-                sums.append(call("add_forward", f"d_{source}", target, f"d_{source}"))
+                continue
+            target = gradient = self.gradient(source)
+            if source in reached:
+                target = self.declare(f"{gradient}_by_{name}", source, "part", _tensor(graph.shapes[source]))
+                sums.append(call("add_forward", gradient, target, gradient))
+            reached.add(source)
             words |= {f"dx{k}": target} | ({"dx": target} if k == 0 else {})
         calls = list(node.backward_params(*shapes))
         if len(unwanted) < len(shapes):
@@ -401,12 +400,9 @@ def verify(net: Lowered) -> Lowered:
         for section in (*net.training, *net.inference, *net.backward):
             for c in section.calls:
                 for o in c.operands:
-                    name = o.name if isinstance(o, Form) else o
-                    if (
-                        isinstance(name, str)
-                        and name not in net.arrays
-                        and name not in ("labels", "losses", "seed", "step", "n")
-                    ):
+                    name = _name_of(o)
+                    runtime = isinstance(o, Form) and o.kind == "value"
+                    if isinstance(name, str) and not runtime and name not in net.arrays:
                         broken(f"{section.node}: {c.kernel} reads {name!r}, which is no array")
     if net.stage in ("plan_buffers", "emit"):
         for arena, size in net.sizes.items():

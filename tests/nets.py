@@ -125,6 +125,43 @@ NETS = {
 }
 
 
+# one op at a time, between a convolution and an affine layer so that its input has a gradient that somebody wants
+STEM = Conv(8, 3, pad=1, name="stem")
+ROWS: dict[str, list] = {
+    "Conv": [Conv(6, 3, stride=2, pad=1)],
+    "Conv dilated": [Conv(6, 3, dilation=2, pad=3)],
+    "Conv in groups": [Conv(8, (3, 1), groups=4)],
+    "Conv depthwise": [Conv(8, 3, groups=8, pad=1, bias=False)],
+    "Affine": [Affine(7)],
+    "MaxPool": [MaxPool(2)],
+    "MaxPool overlapping": [MaxPool(3, 2, 1)],
+    "AvgPool": [AvgPool(3, 2, 1)],
+    "GlobalAvgPool": [GlobalAvgPool()],
+    "BatchNorm": [BatchNorm()],
+    "BatchNorm of vectors": [Affine(9), BatchNorm(eps=1e-3)],
+    "LayerNorm": [LayerNorm()],
+    "LayerNorm of vectors": [Affine(9), LayerNorm()],
+    "GroupNorm": [GroupNorm(4)],
+    "Dropout that drops nothing": [Dropout(0.0)],
+    "ReLU": [ReLU()],
+    "LeakyReLU": [LeakyReLU(0.2)],
+    "Sigmoid": [Sigmoid()],
+    "Tanh": [Tanh()],
+    "GELU": [GELU()],
+    "SiLU": [SiLU()],
+    "Flatten": [Flatten()],
+    "Add": [ReLU(name="r"), Add(inputs=("stem", "r", "r"))],
+    "Concat": [Conv(5, 3, pad=1, name="c"), Concat(inputs=("stem", "c"))],
+    "Scale": [Scale(1.5)],
+    "Identity": [Identity()],
+}
+
+
+def graph_of_row(row: str) -> Graph:
+    """The small net around one op."""
+    return Graph([STEM, *ROWS[row], Affine(5)], input=(3, 8, 7), loss="softmax")
+
+
 def data(net: Net, dtype: str = "float32", seed: int = 0, count: int = 30) -> tuple[np.ndarray, np.ndarray]:
     """Random examples and targets."""
     rng = np.random.default_rng(seed)

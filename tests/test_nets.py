@@ -7,7 +7,7 @@ import textwrap
 import numba
 import numpy as np
 import pytest
-from nets import NETS, data
+from nets import NETS, ROWS, data, graph_of_row
 
 import nbnn
 from nbnn import check
@@ -17,6 +17,20 @@ from nbnn.ops import OPS
 def test_the_nets_hold_every_op():
     used = {type(node).__name__ for net in NETS.values() for node in net.graph.nodes}
     assert used == set(OPS)
+
+
+def test_every_op_has_a_row():
+    assert {type(node).__name__ for nodes in ROWS.values() for node in nodes} == set(OPS)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_gradients_of_an_op_are_right(row):
+    """The reference's gradients against differences, in float64; the kernels are held to the reference elsewhere."""
+    model = nbnn.compile(graph_of_row(row), dtype="float64", backend="numpy")
+    report = model.verify(batch=3)
+    assert {f"gradient of {n}" for n in ("stem.w", "affine1.w")} <= {
+        r.what for r in report.rows if r.against == "differences"
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -73,10 +87,7 @@ def train(name: str, threads: int, dtype: str = "float32") -> bytes:
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine has one thread")
 @pytest.mark.parametrize("name", NETS)
-def test_bits_do_not_depend_on_threads(name, monkeypatch):
-    from nbnn.kernels import jit
-
-    assert jit.SERIAL_BELOW > 0
+def test_bits_do_not_depend_on_threads(name):
     assert train(name, 1) == train(name, 2)
 
 

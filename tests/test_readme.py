@@ -32,10 +32,12 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
 def test_the_map_names_every_module(folder):
     for path in sorted((ROOT / folder).glob("*.py")):
         if path.name != "__init__.py":
-            assert f"`{folder}/{path.name}`" in TEXT or f"`{path.name}`" in TEXT, f"What's where does not name {folder}/{path.name}"
+            assert f"`{folder}/{path.name}`" in TEXT or f"`{path.name}`" in TEXT, (
+                f"What's where does not name {folder}/{path.name}"
+            )
 
 
 def test_the_map_names_nothing_that_is_gone():
-    table = TEXT[TEXT.index("## What's where"):TEXT.index("## Adding an op")]
+    table = TEXT[TEXT.index("## What's where") : TEXT.index("## Adding an op")]
     for name in re.findall(r"`((?:nbnn|kernels|tests|bench)/[\w/]*(?:\.py)?)`", table):
         assert (ROOT / name).exists(), name

@@ -1,0 +1,26 @@
+"""`pytest --rewrite-golden` writes the golden texts anew; look at their diff before you keep them."""
+
+import pathlib
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--rewrite-golden", action="store_true", help="write tests/golden/*.txt anew instead of comparing")
+
+
+@pytest.fixture
+def golden(request):
+    """golden(name, text) holds a text to tests/golden/<name>.txt."""
+
+    def check(name, text):
+        path, found = FOLDER / f"{name}.txt", text.rstrip("\n") + "\n"
+        if request.config.getoption("--rewrite-golden"):
+            FOLDER.mkdir(exist_ok=True)
+            path.write_text(found, encoding="utf-8")
+        assert path.is_file(), f"{path} is missing; write it with pytest --rewrite-golden"
+        assert found == path.read_text(encoding="utf-8"), f"{path} differs; see pytest --rewrite-golden"
+
+    return check

@@ -1,0 +1,322 @@
+"""From graph to source text: every stage against its golden text, and what must hold for any net.
+
+The golden texts of two nets lie in tests/golden; `pytest --rewrite-golden` writes them anew.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import itertools
+import keyword
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import nbnn
+from nbnn import (
+    Add,
+    Affine,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dropout,
+    Flatten,
+    Graph,
+    GraphError,
+    GroupNorm,
+    Identity,
+    LayerNorm,
+    MaxPool,
+    ReLU,
+    Scale,
+    Tanh,
+)
+from nbnn import lower as lowering
+from nbnn.lower import PASSES, lower
+from nbnn.op import Call, Form
+
+STAGES = [step.__name__ for step in PASSES]
+WIDTH = 120
+
+
+def chain():
+    nodes = [Conv(8, 3, pad=1), BatchNorm(), ReLU(), MaxPool(2), Dropout(0.25), Affine(10)]
+    return Graph(nodes, input=(3, 8, 8), loss="softmax")
+
+
+def dag():
+    return Graph(
+        [
+            Conv(8, 3, pad=1, groups=2, name="stem"),
+            ReLU(),
+            Conv(8, 3, stride=2, pad=1),
+            Conv(8, 1, stride=2, bias=False, inputs="relu1", name="short"),
+            Add(inputs=("conv1", "short")),
+            MaxPool(2, inputs="relu1"),
+            Concat(inputs=("add1", "pool1")),
+            LayerNorm(),
+            Affine(5),
+        ],
+        input=(4, 6, 6),
+        loss="mse",
+    )
+
+
+def wide():
+    """Long names and many inputs: lines that must be folded."""
+    names = [f"a_rather_long_name_for_a_branch_{k}" for k in range(12)]
+    branches = [Conv(3, 1, inputs="input", name=name) for name in names]
+    joined = [
+        Concat(inputs=names),
+        Add(inputs=[names[0], *names], name="sum"),
+        Flatten(inputs="concat1"),
+        Flatten(inputs="sum"),
+    ]
+    return Graph([*branches, *joined, Concat(inputs=("flatten1", "flatten2")), Affine(2)], input=(4, 5, 5), loss="svm")
+
+
+def head_first():
+    """Ops without parameters stand between the input and the first weights."""
+    nodes = [ReLU(), Dropout(0.5), BatchNorm(), Identity(), Scale(), GroupNorm(1), Add(inputs=("gn1", "input"))]
+    return Graph([*nodes, Conv(4, (1, 3), dilation=2), Affine(3)], input=(2, 9, 9), loss="softmax")
+
+
+def no_loss():
+    return Graph([Affine(7), Tanh(), Dropout(0.1)], input=5)
+
+
+GRAPHS = {make.__name__: make() for make in (chain, dag, wide, head_first, no_loss)}
+EACH_GRAPH = pytest.mark.parametrize("graph", [pytest.param(graph, id=name) for name, graph in GRAPHS.items()])
+
+
+# ---- the stages
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", ["chain", "dag"])
+def test_a_stage_reads_as_its_golden_text(name, stage, golden):
+    net = lower(GRAPHS[name], dtype="float32", lanes=16, stop=stage)
+    assert net.stage == stage
+    golden(f"{name}.{stage}", str(net))
+
+
+def test_without_stop_all_passes_run():
+    assert lower(chain(), lanes=16) == lower(chain(), lanes=16, stop=STAGES[-1])
+
+
+def test_an_unknown_stage_is_refused():
+    with pytest.raises(ValueError) as caught:
+        lower(chain(), lanes=16, stop="fuse")
+    assert str(caught.value) == f"there is no pass 'fuse'; the passes are {', '.join(STAGES)}"
+
+
+def test_a_stage_leaves_the_one_before_as_it_was():
+    before, texts = lowering.Lowered(dag(), "float32", 16), []
+    stages = [before]
+    for step in PASSES:
+        texts.append(str(stages[-1]))
+        stages.append(step(stages[-1]))
+    assert [str(stage) for stage in stages[:-1]] == texts
+
+
+# ---- buffers
+
+
+@EACH_GRAPH
+@pytest.mark.parametrize(("dtype", "lanes"), [("float32", 16), ("float64", 4), ("float64", 1)])
+def test_no_two_buffers_overlap(graph, dtype, lanes):
+    net = lower(graph, dtype=dtype, lanes=lanes, stop="plan_buffers")
+    for arena, size in net.sizes.items():
+        ends = sorted((b.start, b.start + b.size, name) for name, b in net.buffers.items() if b.arena == arena)
+        assert all(start % 16 == 0 for start, _, _ in ends)
+        assert all(first[1] <= second[0] for first, second in itertools.pairwise(ends)), ends
+        assert not ends or ends[-1][1] <= size
+
+
+@EACH_GRAPH
+@pytest.mark.parametrize(("dtype", "lanes"), [("float32", 16), ("float64", 4), ("float64", 1)])
+def test_no_view_leaves_its_buffer(graph, dtype, lanes):
+    """Every view in the text, for a full and for a small minibatch, lies inside one array of the plan."""
+    net = lower(graph, dtype=dtype, lanes=lanes)
+    calls = [c for c in ast.walk(ast.parse(net.source)) if isinstance(c, ast.Call) and ast.unparse(c.func) == "view"]
+    assert calls
+    for call, (n, cap) in itertools.product(calls, [(1, 1), (3, 7), (40, 40)]):
+        arena = ast.unparse(call.args[0])
+        known = {"n": n, "cap": cap, "min": min}
+        start, shape, strides = (eval(ast.unparse(a), {}, known) for a in call.args[1:])
+        assert min(shape) >= 1
+        last = start + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
+        times = {name: cap if b.batched else 1 for name, b in net.buffers.items()}
+        around = [
+            name
+            for name, b in net.buffers.items()
+            if b.arena == arena and b.start * times[name] <= start and last < (b.start + b.size) * times[name]
+        ]
+        assert len(around) == 1, ast.unparse(call)
+
+
+def test_parameters_and_gradients_lie_alike_and_weights_come_first():
+    net = lower(dag(), lanes=16)
+    for node in net.graph.nodes:
+        for local, array in node.params(*net.graph.input_shapes(node)).items():
+            p, g = (net.buffers[net.names[node.name, word]] for word in (local, f"d{local}"))
+            assert dataclasses.replace(p, arena="") == dataclasses.replace(g, arena="")
+            assert (p.start + p.size <= net.decayed) == array.decay
+    assert net.sizes["params"] == net.sizes["grads"]
+
+
+# ---- the text
+
+
+@EACH_GRAPH
+@pytest.mark.parametrize("lanes", [16, 1])
+def test_the_text_compiles_and_keeps_to_the_width(graph, lanes):
+    text = lower(graph, lanes=lanes).source
+    compile(text, "<step>", "exec")
+    assert text.isascii() and text.endswith("\n") and "\t" not in text
+    assert [line for line in text.splitlines() if len(line) > WIDTH or line != line.rstrip()] == []
+
+
+def test_the_same_graph_gives_the_same_text_in_any_process():
+    program = (
+        "import hashlib; from nbnn import *; from nbnn.lower import lower; "
+        f"print(hashlib.sha256(lower({dag()!r}, lanes=16).source.encode()).hexdigest())"
+    )
+    wanted = hashlib.sha256(lower(dag(), lanes=16).source.encode()).hexdigest()
+    for seed in ("1", "2"):
+        child = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert child.stdout.strip() == wanted
+
+
+@EACH_GRAPH
+def test_nobody_computes_the_gradient_of_the_input(graph):
+    net = lower(graph, lanes=16, stop="plan_buffers")
+    assert "d_input" not in net.arrays and "d_input" not in str(net)
+    weights = [node.name for node in graph.nodes if node.params(*graph.input_shapes(node))]
+    first = next((s for s in reversed(net.backward)), None)
+    if graph.loss is not None:
+        assert first.node == weights[0], "the way back ends at the first parameters"
+        assert not any(c.kernel in ("conv_backward_data", "affine_backward_data", "norm_backward") for c in first.calls)
+
+
+@EACH_GRAPH
+def test_every_parameter_gets_its_gradient(graph):
+    net = lower(graph, lanes=16, stop="route")
+    operands = {o for section in net.backward for c in section.calls for o in c.operands}
+    named = {o.name if isinstance(o, Form) else o for o in operands}
+    for node in graph.nodes:
+        for local in node.params(*graph.input_shapes(node)):
+            assert (net.names[node.name, f"d{local}"] in named) == (graph.loss is not None)
+
+
+def test_outside_training_nothing_is_dropped_or_copied():
+    net = lower(head_first(), lanes=16, stop="route")
+    assert {c.kernel for s in net.training for c in s.calls} >= {"dropout", "copy", "batch_statistics"}
+    assert not {c.kernel for s in net.inference for c in s.calls} & {"dropout", "copy", "batch_statistics"}
+
+
+# ---- names
+
+
+PLACES = (1, 7)  # of the node with a name of its own: before or after most others
+
+
+def branched(name, place, loss="softmax"):
+    """A net with one node of that name; the others are called as they would be by themselves."""
+    nodes = [Conv(4, 3, pad=1, name="conv1"), BatchNorm(name="bn1"), ReLU(name="relu1"), MaxPool(2, name="pool1")]
+    nodes += [Conv(4, 2, groups=2, name="conv2"), LayerNorm(name="ln1"), Add(inputs=("ln1", "conv2"), name="add1")]
+    nodes.insert(place, LayerNorm(name=name))
+    return Graph([*nodes, Affine(3, name="affine1")], input=(2, 6, 6), loss=loss)
+
+
+def words_of_the_text():
+    """Every name in the generated text or the plan, and more: any may be somebody's name for a node."""
+    found = {"node", "value", "x", "y", "dx", "x0", "self", "np", "numba", "print", "True", "lambda", "input_padded_2"}
+    for loss in ("softmax", "mse"):
+        net = lower(branched("guest", 1, loss), lanes=16)
+        found |= {*net.arrays}
+        for node in ast.walk(ast.parse(net.source)):
+            names = [getattr(node, key, None) for key in ("id", "arg", "name", "attr")]
+            found |= {name for name in names if isinstance(name, str) and name.isidentifier()}
+    return sorted(found)
+
+
+def result(graph):
+    """The loss and all gradients of one step, in the order of the graph, on the reference kernels."""
+    model = nbnn.compile(graph, backend="numpy", dtype="float64")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, *graph.input))
+    loss, grads = model.loss(x, np.array([0, 2, 1]) if graph.loss.classifies else rng.standard_normal((3, 3)))
+    return [np.asarray(loss), *grads.values(), model.loss(x)]
+
+
+def test_a_node_may_have_any_name_that_the_text_uses():
+    """The net computes the same whatever its nodes are called; the few names that cannot be are refused."""
+    words = words_of_the_text()
+    assert {"n", "params", "view", "labels", "out", "conv_forward", "conv1_w", "input_padded_1"} <= set(words)
+    losses = ("softmax", "mse")
+    wanted = {(place, loss): result(branched("guest", place, loss)) for place in PLACES for loss in losses}
+    refused = set()
+    for number, (place, word) in enumerate(itertools.product(PLACES, words)):
+        loss = losses[number % 2]
+        try:
+            graph = branched(word, place, loss)
+        except GraphError as problem:
+            refused.add(word)
+            assert re.search(r"is no name for a node|is the name of .*; give this node another name$", str(problem))
+            continue
+        for found, right in zip(result(graph), wanted[place, loss], strict=True):
+            np.testing.assert_array_equal(found, right, err_msg=word)
+    nodes = set(branched("guest", 1).shapes) - {"guest"}
+    assert refused == {word for word in words if word in nodes or keyword.iskeyword(word)}
+
+
+# ---- the checks between the passes
+
+
+def broken_route(net):
+    return dataclasses.replace(lowering.route(net), arrays={})
+
+
+def broken_overlap(net):
+    net = lowering.plan_buffers(net)
+    name, buffer = list(net.buffers.items())[1]
+    return dataclasses.replace(net, buffers={**net.buffers, name: dataclasses.replace(buffer, start=buffer.start - 1)})
+
+
+def broken_size(net):
+    net = lowering.plan_buffers(net)
+    return dataclasses.replace(net, sizes={**net.sizes, "params": net.sizes["params"] // 2})
+
+
+def broken_emit(net):
+    section = lowering.Section("relu1", "", (Call("relu_forward", ("relu1", "nobody")),))
+    return dataclasses.replace(net, training=(section,))
+
+
+@pytest.mark.parametrize(
+    ("stage", "broken", "sentence"),
+    [
+        ("route", broken_route, "after route: conv1: conv_forward reads 'input', which is no array"),
+        ("plan_buffers", broken_overlap, "after plan_buffers: two arrays overlap at 303 of acts"),
+        ("plan_buffers", broken_size, "after plan_buffers: the arena params of 2544 elements is too small"),
+        ("emit", broken_emit, "after emit: relu1: relu_forward reads 'nobody', which is no array"),
+    ],
+)
+def test_a_broken_pass_is_named(stage, broken, sentence, monkeypatch):
+    sentence = sentence.replace("2544", str(lower(chain(), lanes=16).sizes["params"] // 2))
+    broken.__name__ = stage
+    monkeypatch.setattr(lowering, "PASSES", tuple(broken if p.__name__ == stage else p for p in PASSES))
+    with pytest.raises(AssertionError) as caught:
+        lower(chain(), lanes=16)
+    assert str(caught.value) == sentence
