@@ -4,6 +4,7 @@ Numba does not notice a change in a file that a cached function merely calls, so
 compiled code depends on. Inside it nothing is ever out of date.
 """
 
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -68,13 +69,25 @@ def folder(name: str) -> pathlib.Path:
             if stat.S_IMODE(about.st_mode) & 0o077:
                 target.chmod(0o700)
     except OSError as problem:
-        target = pathlib.Path(tempfile.mkdtemp(prefix="nbnn-"))
+        target = _temporary_root(str(problem)) / name
+        target.mkdir(exist_ok=True)
+    return target
+
+
+_temporary: list[tempfile.TemporaryDirectory] = []
+
+
+def _temporary_root(problem: str) -> pathlib.Path:
+    """A folder that is gone when the process ends; made once, with one warning."""
+    if not _temporary:
+        _temporary.append(tempfile.TemporaryDirectory(prefix="nbnn-", ignore_cleanup_errors=True))
         warnings.warn(
             f"compiled code is not kept: the cache folder cannot be used ({problem}); set NBNN_CACHE_DIR to a folder "
-            f"that you may write to. This run uses {target}.",
-            stacklevel=2,
+            f"that you may write to. This run uses {_temporary[0].name}.",
+            stacklevel=3,
         )
-    return target
+        atexit.register(_temporary[0].cleanup)
+    return pathlib.Path(_temporary[0].name)
 
 
 @functools.cache
@@ -105,7 +118,7 @@ def import_text(text: str, *, jitted: bool) -> ModuleType:
     it."""
     name = f"step_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
     path = folder(fingerprint() if jitted else "reference") / f"{name}.py"
-    if not path.is_file() or path.read_text() != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         write_atomically(path, text.encode())
     spec = importlib.util.spec_from_file_location(f"nbnn_{name}", path)
     if spec is None or spec.loader is None:
@@ -119,7 +132,7 @@ def import_text(text: str, *, jitted: bool) -> ModuleType:
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Write a file so that at every moment either the old or the new one is there, whole, even if the power fails."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)

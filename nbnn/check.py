@@ -86,16 +86,15 @@ def directional_error(
     below = f()
     x[...] = before
     wanted, found = (above - below) / (2 * h), float(np.sum(direction * gradient))
-    usual = (
-        float(np.linalg.norm(gradient)) / max(x.size, 1) ** 0.5
-    )  # what such a product is when the direction is not an unlucky one
+    # what such a product usually is, in case this direction is an unlucky one
+    usual = float(np.linalg.norm(gradient)) / max(x.size, 1) ** 0.5
     return abs(wanted - found) / max(abs(wanted), abs(found), usual, 1e-30)
 
 
 def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
-    """Hold scores, loss and every gradient of a model to the reference kernels in float64, and those to numeric differences.
+    """Hold scores, loss and every gradient of a model to the reference in float64, and those to numeric differences.
 
-    The data is random. Raises VerifyError, with the table of all comparisons, when one fails. The model is left as it was.
+    The data is random. Raises VerifyError, with the table of all comparisons, when one fails. The model is left as is.
     """
     rng = np.random.default_rng(seed)
     graph = model.graph
@@ -122,8 +121,8 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
         rounded_grads = rounded.loss(x, y)[1]
         for name, wanted in exact_grads.items():
             scale = max(np.abs(wanted).max(initial=0.0), 1e-6 * largest)
-            # Terms may cancel: the gradient of a bias before a batchnorm is 0, and rounding is all that anybody computes of it.
-            # How much that is, the reference in the same dtype tells; it adds in another order, hence the factor.
+            # Terms may cancel: the gradient of a bias before a batchnorm is 0, and all that anybody computes of it is
+            # rounding. How much, the reference in the same dtype tells; it adds in another order, hence the factor.
             rounding = 32 * float(np.abs(rounded_grads[name] - wanted).max(initial=0.0)) / scale
             error = relative_error(np.append(grads[name], scale), np.append(wanted, scale))
             rows.append(Row(f"gradient of {name}", "reference", error, max(tolerance, rounding)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import pathlib
 import sys
 import time
@@ -86,6 +87,9 @@ def demo(out: pathlib.Path, epochs: int, seed: int) -> int:
     say(f"test accuracy {found['accuracy']:.4f} on {len(digits['y_test'])} pictures that training never saw")
     model.save(out / "digits.safetensors")
     say(f"the model is in {out / 'digits.safetensors'}")
+    if importlib.util.find_spec("matplotlib") is None:
+        say('no pictures were drawn: they need matplotlib, pip install "nbnn[plots]"')
+        return 0
     say(f"the curves of loss and accuracy are in {plots.curves(solver, out / 'curves.png')}")
     say(f"the filters of the first layer are in {plots.filters(model.params['conv1.w'], out / 'filters.png')}")
     return 0

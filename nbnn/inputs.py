@@ -21,6 +21,8 @@ def examples(x: Any, graph: Graph, *, name: str = "X") -> np.ndarray:
         hint = "; add the batch dimension: X[None]" if given.shape == graph.input else ""
         if given.ndim == 4 and len(graph.input) == 3 and (given.shape[3], *given.shape[1:3]) == graph.input:
             hint = "; channels come first: X.transpose(0, 3, 1, 2)"
+        if given.ndim == 3 and (1, *given.shape[1:]) == graph.input:
+            hint = "; add the channel dimension: X[:, None]"
         if given.ndim == 2 and len(graph.input) == 3 and given.shape[1] == np.prod(graph.input):
             hint = f"; give the examples their shape: X.reshape(-1, {', '.join(map(str, graph.input))})"
         if given.ndim > 2 and len(graph.input) == 1 and np.prod(given.shape[1:]) == graph.input[0]:
@@ -107,6 +109,17 @@ def positive(value: Any, name: str) -> int:
         number = 0
     if number < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return number
+
+
+def seed(value: Any) -> int:
+    """A seed: a whole number that fits 63 bits."""
+    try:
+        number = whole(value)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise ValueError(f"seed must be a whole number of at least 0 and below 2**63, got {value!r}")
     return number
 
 

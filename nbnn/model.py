@@ -61,7 +61,7 @@ class Model:
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-        self.graph, self.dtype, self.seed = graph, str(np.dtype(dtype)), _seed(seed)
+        self.graph, self.dtype, self.seed = graph, str(np.dtype(dtype)), inputs.seed(seed)
         self.backend, self.algorithm = backend, algorithm
         self.lowered: Lowered = lower(graph, dtype=self.dtype, lanes=1 if backend == "numpy" else None)
         sizes = self.lowered.sizes
@@ -194,6 +194,8 @@ class Model:
         given = self._targets(y, len(x))
         if indices is None:
             rows = np.tile(np.arange(len(x)), (inputs.positive(steps, "steps"), 1))
+        elif steps != 1:
+            raise ValueError(f"steps goes without indices, whose rows are the steps; got steps={steps!r} and indices")
         else:
             rows = inputs.minibatches(indices, len(x))
         reg, clip = inputs.amount(reg, "reg"), inputs.amount(clip, "clip")
@@ -288,6 +290,9 @@ class Model:
                 self._acts[start:], (len(rows), *buffer.shape[1:]), [s * self._acts.itemsize for s in buffer.strides]
             )
             scores[rows] = found.transpose(0, 3, 1, 2).reshape(len(rows), *self.graph.output_shape)
+        problem = None if np.isfinite(scores).all() else inputs.not_finite(x, "X")
+        if problem:
+            raise ValueError(problem)
         return scores
 
     def _predict_arguments(self, x: np.ndarray, rows: np.ndarray) -> tuple:
@@ -395,16 +400,6 @@ def _dtype_name(dtype: Any) -> Any:
     except (TypeError, ValueError, SyntaxError):  # NumPy parses texts such as "(2,3)f4"
         return dtype
     return name if name in ("float32", "float64") else dtype
-
-
-def _seed(seed: Any) -> int:
-    try:
-        number = inputs.whole(seed)
-    except ValueError:
-        number = -1
-    if not 0 <= number < 2**63:
-        raise ValueError(f"seed must be a whole number of at least 0 and below 2**63, got {seed!r}")
-    return number
 
 
 def load(path: Any, *, backend: str = "numba", dtype: str | None = None) -> Model:

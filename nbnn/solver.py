@@ -67,7 +67,7 @@ class Solver:
         chosen = {**DEFAULTS, **options}
         self.update_rule: str = chosen["update_rule"]
         self.optim_config = rules.config_of(self.update_rule, chosen["optim_config"])
-        self.lr_decay = _real(chosen["lr_decay"], "lr_decay")
+        self.lr_decay = inputs.amount(chosen["lr_decay"], "lr_decay")
         self.batch_size = inputs.positive(chosen["batch_size"], "batch_size")
         self.num_epochs = inputs.positive(chosen["num_epochs"], "num_epochs")
         self.num_train_samples: int | None = chosen["num_train_samples"]
@@ -76,11 +76,11 @@ class Solver:
         self.print_every = inputs.positive(chosen["print_every"], "print_every")
         self.verbose = bool(chosen["verbose"])
         self.schedule = as_schedule(chosen["schedule"])
-        self.clip, self.reg = _real(chosen["clip"], "clip"), _real(chosen["reg"], "reg")
+        self.clip, self.reg = inputs.amount(chosen["clip"], "clip"), inputs.amount(chosen["reg"], "reg")
         self.sampling: str = chosen["sampling"]
         if self.sampling not in ("replacement", "epoch"):
             raise ValueError(f"sampling must be 'replacement' or 'epoch', got {self.sampling!r}")
-        self.seed: int = inputs.whole(chosen["seed"])
+        self.seed: int = inputs.seed(chosen["seed"])
         self.log: Callable[[str], None] = chosen["log"]
         self.progress = bool(sys.stdout.isatty() if chosen["progress"] is None else chosen["progress"]) and self.verbose
         kind = CompiledTrainee if isinstance(model, Model) else PlainTrainee
@@ -205,16 +205,6 @@ class Solver:
             sys.stdout.flush()
         if self.progress and self.iteration == self.num_iterations:
             sys.stdout.write("\r\033[K")
-
-
-def _real(value: Any, name: str) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float, np.floating, np.integer))
-        or not 0 <= value < float("inf")
-    ):
-        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-    return float(value)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class CompiledTrainee:
         x = self.data["X_train"]
         losses = self.model._train(x, self.data["y_train"], rows, rates, reg=self.reg, clip=self.clip)
         if len(losses) < len(rows) or not np.isfinite(losses[-1]):
-            raise self.model._explain(x, float(losses[-1]), len(losses))
+            raise self.model._explain(x, float(losses[-1]), len(losses), self.data["y_train"])
         return losses
 
     def accuracy(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> float:
