@@ -56,7 +56,7 @@ Array1, Array2, Array3, Array4, Array5 = (_Real(ndim) for ndim in (1, 2, 3, 4, 5
 Ints = _Fixed(types.Array(types.int64, 1, "A"))
 Doubles = _Fixed(types.Array(types.float64, 1, "A"))
 _PLAIN = {int: _Fixed(types.int64), float: _Fixed(types.float64)}
-_SHARE = ("first", "last", "worker")  # what the launch supplies
+_SHARE = ("first", "last")  # what the launch supplies
 
 
 def inlined(function):
@@ -87,7 +87,6 @@ class Kernel:
         self.__doc__ = function.__doc__
         whole = inspect.signature(function)
         self.parameters = [p for p in whole.parameters.values() if p.name not in _SHARE]
-        self.wants_worker = "worker" in whole.parameters
         self.__signature__ = whole.replace(parameters=self.parameters)
         self._bodies = {}
 
@@ -99,9 +98,8 @@ class Kernel:
     def body(self, dtype):
         """The compiled body for "float32" or "float64": compiled or read from disk at first use."""
         if dtype not in self._bodies:
-            share = (types.int64,) * (3 if self.wants_worker else 2)
-            with cache.numba_folder():
-                self._bodies[dtype] = njit(types.void(*self.types(dtype), *share), cache=True, **OPTIONS)(self.function)
+                with cache.numba_folder():
+                self._bodies[dtype] = njit(types.void(*self.types(dtype), types.int64, types.int64), cache=True, **OPTIONS)(self.function)
         return self._bodies[dtype]
 
     def __call__(self, *args, **kwargs):
@@ -110,7 +108,7 @@ class Kernel:
         reals = (a.dtype for p, a in zip(self.parameters, bound.args, strict=True) if isinstance(p.annotation, _Real))
         dtype = next(reals, "float64")  # a kernel without such arrays is the same in both
         items = bound.arguments[self.each].shape[self.axis]
-        self.body(str(dtype))(*bound.args, *((0, items, 0) if self.wants_worker else (0, items)))
+        self.body(str(dtype))(*bound.args, 0, items)
 
     def symbol(self, dtype):
         """The name under which compiled steps find the body."""
@@ -153,7 +151,7 @@ def kernel(each, axis=0, grain=1, intensity=1):
 # ---- the launch, as seen by LLVM
 
 _I64, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
-_RUN = ir.FunctionType(ir.VoidType(), [_BYTES, _I64, _I64, _I64])  # arguments, first, last, worker
+_RUN = ir.FunctionType(ir.VoidType(), [_BYTES, _I64, _I64])  # arguments, first, last
 
 
 def _emit_launch(context, builder, kernel, symbol, kinds, values):
@@ -182,15 +180,15 @@ def _emit_launch(context, builder, kernel, symbol, kinds, values):
                 builder, launch, types.void, (types.int64,) * 5, [*addresses, items, _I64(kernel.grain), threads]
             )
         with serial:
-            builder.call(run, [block, _I64(0), items, _I64(0)])
+            builder.call(run, [block, _I64(0), items])
 
 
 def _runner(context, module, kernel, symbol, kinds, block_type):
-    """run(block, first, last, worker): take the arguments out of the block and call the compiled body."""
+    """run(block, first, last): take the arguments out of the block and call the compiled body."""
     name = f"run.{symbol}"
     if name in module.globals:
         return module.globals[name]
-    share = (types.int64,) * (3 if kernel.wants_worker else 2)
+    share = types.int64, types.int64
     body_type = context.call_conv.get_function_type(types.void, (*kinds, *share))
     body = cgutils.get_or_insert_function(module, body_type, symbol)
     run = ir.Function(module, _RUN, name)
@@ -199,7 +197,7 @@ def _runner(context, module, kernel, symbol, kinds, block_type):
     block = builder.bitcast(run.args[0], block_type.as_pointer())
     values = [builder.load(cgutils.gep_inbounds(builder, block, 0, i)) for i in range(len(kinds))]
     context.call_conv.call_function(
-        builder, body, types.void, (*kinds, *share), [*values, *run.args[1 : 1 + len(share)]]
+        builder, body, types.void, (*kinds, *share), [*values, *run.args[1:]]
     )
     builder.ret_void()
     return run
@@ -227,12 +225,12 @@ def allow_threads(typing, threads):
 
 
 @intrinsic
-def _run(typing, function, block, first, last, worker):
+def _run(typing, function, block, first, last):
     def emit(context, builder, sig, args):
         builder.call(builder.inttoptr(args[0], _RUN.as_pointer()), [builder.inttoptr(args[1], _BYTES), *args[2:]])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 5), emit
+    return types.void(*[types.int64] * 4), emit
 
 
 def _launch(function, block, items, grain, threads):
@@ -241,7 +239,7 @@ def _launch(function, block, items, grain, threads):
     for worker in prange(workers):
         first = (worker * grains // workers) * grain
         last = min(((worker + 1) * grains // workers) * grain, items)
-        _run(function, block, first, last, worker)
+        _run(function, block, first, last)
 
 
 def start_engine():
