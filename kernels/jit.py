@@ -98,8 +98,9 @@ class Kernel:
     def body(self, dtype):
         """The compiled body for "float32" or "float64": compiled or read from disk at first use."""
         if dtype not in self._bodies:
-                with cache.numba_folder():
-                self._bodies[dtype] = njit(types.void(*self.types(dtype), types.int64, types.int64), cache=True, **OPTIONS)(self.function)
+            signature = types.void(*self.types(dtype), types.int64, types.int64)
+            with cache.numba_folder():
+                self._bodies[dtype] = njit(signature, cache=True, **OPTIONS)(self.function)
         return self._bodies[dtype]
 
     def __call__(self, *args, **kwargs):
@@ -196,9 +197,7 @@ def _runner(context, module, kernel, symbol, kinds, block_type):
     builder = ir.IRBuilder(run.append_basic_block())
     block = builder.bitcast(run.args[0], block_type.as_pointer())
     values = [builder.load(cgutils.gep_inbounds(builder, block, 0, i)) for i in range(len(kinds))]
-    context.call_conv.call_function(
-        builder, body, types.void, (*kinds, *share), [*values, *run.args[1:]]
-    )
+    context.call_conv.call_function(builder, body, types.void, (*kinds, *share), [*values, *run.args[1:]])
     builder.ret_void()
     return run
 
