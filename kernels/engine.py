@@ -5,6 +5,7 @@ conv_forward, relu_forward = kernels("conv_forward", "relu_forward")
 allow_threads, compiled, view = kernels.tools
 """
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,10 @@ class Reference:
     @property
     def tools(self) -> tuple[Callable, Callable, Callable]:
         return (lambda threads: None), (lambda function: function), _view
+
+    @property
+    def tick(self) -> Callable:
+        return _tick
 
 
 class Jitted:
@@ -43,10 +48,20 @@ class Jitted:
 
         return allow_threads, compiled, view
 
+    @property
+    def tick(self) -> Callable:
+        from nbnn.kernels.jit import tick
+
+        return tick
+
 
 def _view(arena: np.ndarray, start: int, shape: tuple, strides: tuple) -> np.ndarray:
     """The array of that shape and those strides (in elements) which begins at arena[start]."""
     return np.lib.stride_tricks.as_strided(arena[start:], shape, [s * arena.itemsize for s in strides])
+
+
+def _tick(times: np.ndarray, place: int) -> None:
+    times[place] = time.perf_counter_ns()
 
 
 reference, float32, float64 = Reference(), Jitted("float32"), Jitted("float64")

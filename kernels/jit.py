@@ -260,6 +260,19 @@ def launches_share_state() -> bool:
     return bool(_engine) and numba.threading_layer() == "workqueue"
 
 
+@intrinsic
+def tick(typing, times, place):
+    """times[place] = the cycle counter of this core: how a profile takes its times inside a compiled step."""
+
+    def emit(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        counter = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I64, []), "llvm.readcyclecounter")
+        builder.store(builder.call(counter, []), builder.gep(data, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(times, types.int64), emit
+
+
 # ---- arrays inside a compiled step
 
 

@@ -26,7 +26,10 @@ TOOLS = ("allow_threads", "compiled", "view", "kernels", "isfinite", "min", "ran
 
 def source_text(net: Lowered) -> str:
     """The whole module."""
-    return "\n".join([*_head(net), "", "", *_predict(net), "", "", *_gradients(net), "", "", *_train(net)]) + "\n"
+    return (
+        "\n".join([*_head(net), "", "", *_predict(net), "", "", *_gradients(net, _Writer(net)), "", "", *_train(net)])
+        + "\n"
+    )
 
 
 def _head(net: Lowered) -> list[str]:
@@ -58,6 +61,13 @@ def _head(net: Lowered) -> list[str]:
     ]
 
 
+def profiled_text(net: Lowered) -> tuple[str, list[str]]:
+    """`gradients` alone, with a tick before each section and at the end; and the titles of the sections."""
+    writer = _Writer(net, ticks=True)
+    lines = _gradients(net, writer)
+    return "\n".join([*_head(net), "tick = kernels.tick", "", "", *lines]) + "\n", writer.titles
+
+
 def _kernels(net: Lowered) -> list[str]:
     """The names of all kernels that the step calls."""
     found = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
@@ -83,16 +93,24 @@ def _wrap(head: str, words: list[str], tail: str, indent: int) -> list[str]:
 
 
 class _Writer:
-    """The lines of one function, with each view defined where it is first used."""
+    """The lines of one function, with each view defined where it is first used; `ticks` take the time between them."""
 
-    def __init__(self, net: Lowered) -> None:
+    def __init__(self, net: Lowered, *, ticks: bool = False) -> None:
         self.net = net
+        self.ticks = ticks
+        self.titles: list[str] = []
         self.lines: list[str] = []
         self.names: dict[Form, str] = {}  # the variable that holds each view
-        self.taken = {*TRAIN, *TOOLS, *_kernels(net)}
+        self.taken = {*TRAIN, *TOOLS, *_kernels(net), "tick", "times"}
 
-    def section(self, section: Section) -> None:
+    def tick(self, title: str) -> None:
+        if self.ticks:
+            self.lines.append(f"    tick(times, {len(self.titles)})")
+            self.titles.append(title)
+
+    def section(self, section: Section, direction: str = "forward") -> None:
         self.lines += ["", *_fold(f"    # {section.node} = {section.title}", "    #     ")]
+        self.tick(f"{section.node} {direction}")
         for c in section.calls:
             self.call(c)
 
@@ -170,9 +188,9 @@ def _value(name: str) -> Form:
     return Form("value", name)
 
 
-def _gradients(net: Lowered) -> list[str]:
-    writer = _Writer(net)
+def _gradients(net: Lowered, writer: _Writer) -> list[str]:
     writer.lines += ["    allow_threads(threads)", "", f"    # {INPUT}   {'x'.join(map(str, net.graph.input))}"]
+    writer.tick("gather")
     writer.call(Call("gather", (*map(_value, ("data", "code", "indices")), INPUT)))
     for section in net.training:
         writer.section(section)
@@ -183,13 +201,18 @@ def _gradients(net: Lowered) -> list[str]:
             targets = Call("gather", (*map(_value, ("target_data", "target_code", "indices")), net.names["", "target"]))
         loss, *backward = net.backward
         writer.lines += ["", f"    # loss {to_plain(net.graph.loss)!r}"]
+        writer.tick("loss")
         writer.call(targets)
         writer.call(loss.calls[0])
         writer.lines += ["    out[0] = 0.0", "    add_total(losses, 1.0 / n, out)", "", "    # ---- backward"]
         for section in backward:
-            writer.section(section)
+            writer.section(section, "backward")
+    arguments: tuple[str, ...] = GRADIENTS
+    if writer.ticks:
+        writer.tick("end")
+        arguments = (*GRADIENTS, "times")
     return [
-        *_function("gradients", GRADIENTS, "Gather a minibatch, forward, loss into out[0], backward into grads."),
+        *_function("gradients", arguments, "Gather a minibatch, forward, loss into out[0], backward into grads."),
         *writer.lines,
     ]
 

@@ -211,6 +211,12 @@ class Model:
 
         return verify(self, **options)
 
+    def profile(self, X: Any, y: Any, *, repeat: int = 20) -> Any:
+        """The time of each node, forward and backward, with X as one minibatch; see `nbnn.profile`."""
+        from nbnn.profile import profile
+
+        return profile(self, X, y, repeat=repeat)
+
     # ---- keeping
 
     def save(self, path: Any) -> None:
@@ -298,6 +304,11 @@ class Model:
     def _predict_arguments(self, x: np.ndarray, rows: np.ndarray) -> tuple:
         arenas = self._params, self._state, self._acts, self._work
         return (self._step.threads(), len(rows), self._capacity, *self._step.data(x), rows, *arenas)
+
+    def gradient_arguments(self, X: Any, y: Any) -> tuple:
+        """What the compiled `gradients` takes for X as one minibatch, checked."""
+        x = inputs.examples(X, self.graph)
+        return self._gradient_arguments(x, self._targets(y, len(x)), np.arange(len(x)), len(x), np.zeros(1))
 
     def _gradient_arguments(
         self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, batch: int, out: np.ndarray

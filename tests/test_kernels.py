@@ -71,8 +71,8 @@ def run(case: Case, dtype: str, args: tuple, shares: list[tuple[int, int]] | Non
         a.ctypes.data if p.annotation is int and isinstance(a, np.ndarray) else a
         for p, a in zip(kernel.parameters, args, strict=True)
     ]
-    for worker, share in enumerate(shares or [(0, items_of(kernel, args))]):
-        kernel.body(dtype)(*passed, *share, *([worker] if kernel.wants_worker else []))
+    for share in shares or [(0, items_of(kernel, args))]:
+        kernel.body(dtype)(*passed, *share)
     return args
 
 

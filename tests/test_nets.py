@@ -141,3 +141,18 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
             text=True,
             timeout=500,
         )
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_a_profile_names_each_node_and_changes_nothing(backend):
+    net = NETS["convnet"]
+    model = nbnn.compile(net.graph, backend=backend)
+    x, y = data(net, count=net.batch)
+    before = {name: a.tobytes() for name, a in model.state_dict().items()}
+    profile = model.profile(x, y, repeat=3)
+    names = [node.name for node in net.graph.nodes]
+    forward, backward = [f"{n} forward" for n in names], [f"{n} backward" for n in reversed(names)]
+    assert list(profile.parts) == ["gather", *forward, "loss", *backward]
+    assert all(ms > 0 for ms in profile.parts.values())
+    assert "conv2 backward" in str(profile) and f"{profile.total:.3f}" in str(profile)
+    assert before == {name: a.tobytes() for name, a in model.state_dict().items()}

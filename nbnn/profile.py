@@ -1,0 +1,52 @@
+"""Where the time of a step goes, node by node: the same text with a tick between its sections."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbnn.codegen import profiled_text
+from nbnn.step import Step
+from nbnn.words import align
+
+if TYPE_CHECKING:
+    from nbnn.model import Model
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Milliseconds of each part of one gradient computation, the median of several."""
+
+    parts: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        rows = [["part", "ms", "share"]]
+        rows += [[name, f"{ms:.3f}", f"{ms / self.total:.1%}"] for name, ms in self.parts.items()]
+        return align([*rows, ["all", f"{self.total:.3f}", ""]], right=(1, 2))
+
+
+def profile(model: Model, X: Any, y: Any, *, repeat: int = 20) -> Profile:
+    """Compute the gradients of X as one minibatch `repeat` times, without the update; the model is left as it is."""
+    text, titles = profiled_text(model.lowered)
+    step = Step(text, jitted=model.backend == "numba")
+    state = model.state.copies()
+    parts = []
+    for _ in range(repeat + 1):
+        times = np.zeros(len(titles), np.int64)
+        arguments = model.gradient_arguments(X, y)
+        step.compile("gradients", (*arguments, times))
+        begun = time.perf_counter()
+        step("gradients", *arguments, times)
+        seconds = time.perf_counter() - begun
+        ticks = np.diff(times)
+        parts.append(ticks * (seconds / ticks.sum() * 1e3))  # a tick has no unit: all of them are the time of the call
+    for name, value in state.items():
+        model.state[name] = value
+    return Profile(dict(zip(titles, np.median(parts[1:], axis=0).tolist(), strict=False)))
