@@ -1,16 +1,19 @@
 # Each target makes what it needs; on a fresh machine with Python and make, `make demo` alone trains and `make test` alone passes.
 PYTHON ?= python3
 BIN := .venv/bin
+# What the tests and the bench compare with. Where pip finds builds for GPUs first, name the CPU build:
+# make test TORCH='torch==2.13.0 --index-url <the index of PyTorch with its CPU builds>'
+TORCH ?= torch==2.13.0
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint clean torch
 
 demo: .venv/core
 	$(BIN)/python -m nbnn demo --out out
 
-test: .venv/test
+test: .venv/test torch
 	$(BIN)/python -m pytest
 
-bench: .venv/test
+bench: .venv/test torch
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 lint: .venv/lint
@@ -33,9 +36,12 @@ clean:
 
 .venv/test: .venv/made pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 \
-		|| echo 'PyTorch 2.13.0 could not be installed: the comparisons with it will be skipped'
 	touch $@
+
+torch: .venv/test
+	@$(BIN)/python -c 'import torch' 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) \
+		|| echo 'PyTorch could not be installed: the comparisons with it are skipped'
 
 .venv/lint: .venv/made pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'

@@ -130,16 +130,28 @@ def import_text(text: str, *, jitted: bool) -> ModuleType:
     return module
 
 
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Write a file so that at every moment either the old or the new one is there, whole, even if the power fails."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600
+def write_atomically(path: pathlib.Path, content: bytes, *, private: bool = True) -> None:
+    """Write a file so that at every moment either the old or the new one is there, whole, even if the power fails.
+
+    A link stays a link to it. A private file is for its owner alone; another has the mode of the old one, or the usual.
+    """
+    path = pathlib.Path(os.path.realpath(path))
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
+        if not private:
+            os.chmod(temporary, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -100,7 +100,7 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
     graph = model.graph
     x = rng.standard_normal((batch, *graph.input)).astype(model.dtype)
     exact, rounded = _reference_of(model, "float64"), _reference_of(model, model.dtype)
-    state = model.state.copies()
+    state, grads_before = model.state.copies(), model.grads.copies()
     tolerance = TOLERANCES[model.dtype]
     rows = [Row("scores", "reference", relative_error(model.loss(x), exact.loss(x)), tolerance)]
     if graph.loss is not None:
@@ -113,8 +113,7 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
         try:
             loss, grads = model.loss(x, y)
         finally:
-            for name, value in state.items():
-                model.state[name] = value
+            model.state, model.grads = state, grads_before  # type: ignore[assignment]
         exact_loss, exact_grads = exact.loss(x, y)
         rows.append(Row("loss", "reference", relative_error(loss, exact_loss), tolerance))
         largest = max((np.abs(g).max(initial=0.0) for g in exact_grads.values()), default=0.0)

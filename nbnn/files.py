@@ -30,6 +30,14 @@ def save(model: Model, path: Any) -> None:
     target = pathlib.Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target} cannot be written: there is no folder {target.parent}")
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder; name a file in it, such as {target / 'net.safetensors'}")
+    arrays = model.state_dict()
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise FileError(
+                f"{name} holds a NaN or an infinity, so the model is not saved: nothing could be made of it"
+            )
     header = {
         "format": FORMAT,
         "graph": json.dumps(model.graph.to_dict()),
@@ -37,9 +45,9 @@ def save(model: Model, path: Any) -> None:
         "seed": str(model.seed),
         "steps": str(model.steps_taken),
     }
-    content = to_bytes(model.state_dict(), metadata=header)
+    content = to_bytes(arrays, metadata=header)
     try:
-        cache.write_atomically(target, content)
+        cache.write_atomically(target, content, private=False)
     except OSError as problem:
         raise OSError(
             problem.errno,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from nbnn.graph import Graph
 from nbnn.initial import initial_values
 from nbnn.kernels.constants import BLOCK
 from nbnn.lower import Lowered, lower
-from nbnn.step import Step
+from nbnn.step import step_of
 from nbnn.words import align
 
 
@@ -79,7 +80,8 @@ class Model:
             ) from None
         self.steps_taken = 0  # also what dropout's random numbers of the next step are keyed by
         self._memory = rules.Memory()
-        self._step = Step(self.lowered.source, jitted=backend == "numba")
+        self._lock = threading.RLock()  # arenas are shared: one call at a time
+        self._step = step_of(self.lowered.source, jitted=backend == "numba")
         self._capacity = 0
         if batch is not None:
             self._make_room(inputs.positive(batch, "batch"))
@@ -122,9 +124,11 @@ class Model:
                 else np.zeros((1, *self.graph.output_shape), self.dtype)
             )
             self._step.compile("gradients", self._gradient_arguments(x, given, np.arange(1), 1, np.zeros(1)))
-            self._memory.use(self._memory.rule or "sgd", self._memory.config, self._params)
+            memory = rules.Memory()
+            memory.use("sgd", None, self._params)
             self._step.compile(
-                "train", self._train_arguments(x, given, np.zeros((1, 1), np.int64), np.zeros(1), np.zeros(1), 0.0, 0.0)
+                "train",
+                self._train_arguments(memory, x, given, np.zeros((1, 1), np.int64), np.zeros(1), np.zeros(1), 0.0, 0.0),
             )
 
     def loss(self, X: Any, y: Any = None, *, reg: float = 0.0) -> Any:
@@ -137,7 +141,11 @@ class Model:
         x, reg = inputs.examples(X, self.graph), inputs.amount(reg, "reg")
         if y is None:
             return self._scores(x)
-        value = self._gradients(x, self._targets(y, len(x)), np.arange(len(x)))
+        with self._lock:
+            return self._loss_and_gradients(x, self._targets(y, len(x)), reg)
+
+    def _loss_and_gradients(self, x: np.ndarray, given: np.ndarray, reg: float) -> tuple[float, dict[str, np.ndarray]]:
+        value = self._gradients(x, given, np.arange(len(x)))
         if reg:
             decayed = self.lowered.decayed
             weights = self._params[:decayed]
@@ -199,10 +207,11 @@ class Model:
         else:
             rows = inputs.minibatches(indices, len(x))
         reg, clip = inputs.amount(reg, "reg"), inputs.amount(clip, "clip")
-        self._memory.use(update_rule, optim_config, self._params)
-        losses = self._train(x, given, rows, np.full(len(rows), self._memory.rate), reg=reg, clip=clip)
+        memory = self._memory
+        memory.use(update_rule, optim_config, self._params)
+        losses = self._train(memory, x, given, rows, np.full(len(rows), memory.rate), reg=reg, clip=clip)
         if not np.isfinite(losses[-1]):
-            raise self._explain(x, float(losses[-1]), len(losses), given)
+            raise self._explain(x, f"the loss is {losses[-1]}", len(losses), given)
         return losses
 
     def verify(self, **options: Any) -> Any:
@@ -242,20 +251,39 @@ class Model:
             if name not in homes:
                 continue
             try:
-                fitting[name] = homes[name].fitting(name, value)
+                fitting[name] = np.array(homes[name].fitting(name, value))  # it may be a view of ours
             except (TypeError, ValueError) as problem:
                 problems.append(str(problem))
         if problems:
             raise ValueError(f"these arrays do not fit the graph: {'; '.join(problems)}")
-        for name, value in fitting.items():
-            homes[name][name] = value
+        with self._lock:
+            # the room between the arrays as well: a step that overflowed may have left a NaN there
+            self._params[:] = self._state[:] = 0
+            for name, value in fitting.items():
+                homes[name][name] = value
+            self._memory.heal(self._params)
 
-    def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
-        """Parameters and state as two flat copies, for `restore`."""
-        return self._params.copy(), self._state.copy()
+    def __deepcopy__(self, memo: dict) -> Model:
+        """A model of its own: same graph, weights, statistics and number of steps; the rule's memory is empty."""
+        twin = Model(self.graph, dtype=self.dtype, seed=self.seed, backend=self.backend, algorithm=self.algorithm)
+        twin.load_state_dict(self.state_dict())
+        twin.steps_taken = self.steps_taken
+        return twin
 
-    def restore(self, snapshot: tuple[np.ndarray, np.ndarray]) -> None:
-        self._params[:], self._state[:] = snapshot
+    def __copy__(self) -> Model:
+        return self.__deepcopy__({})
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a model is not pickled, since loading a pickle can run any code; use model.save and nbnn.load")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """`model.params = {...}` writes into the arrays, like `model.params[name] = ...` for each of them."""
+        if name in ("params", "grads", "state") and name in self.__dict__ and value is not self.__dict__[name]:
+            if not isinstance(value, Mapping):
+                raise TypeError(f"{name} must be a dict of arrays by name, got {type(value).__name__}")
+            self.__dict__[name].update(value)
+            return
+        super().__setattr__(name, value)
 
     # ---- the compiled step
 
@@ -285,6 +313,13 @@ class Model:
         self._acts, self._labels, self._losses, self._capacity = acts, labels, losses, count
 
     def _scores(self, x: np.ndarray) -> np.ndarray:
+        with self._lock:
+            scores = self._forward(x)
+        if not np.isfinite(scores).all():
+            raise self._explain(x, "the scores are not finite", 0)
+        return scores
+
+    def _forward(self, x: np.ndarray) -> np.ndarray:
         self._make_room(min(len(x), max(self._capacity, 128)))
         buffer = self.lowered.buffers[self.lowered.aliases.get(self.graph.output, self.graph.output)]
         scores = np.empty((len(x), *self.graph.output_shape), self.dtype)
@@ -296,9 +331,6 @@ class Model:
                 self._acts[start:], (len(rows), *buffer.shape[1:]), [s * self._acts.itemsize for s in buffer.strides]
             )
             scores[rows] = found.transpose(0, 3, 1, 2).reshape(len(rows), *self.graph.output_shape)
-        problem = None if np.isfinite(scores).all() else inputs.not_finite(x, "X")
-        if problem:
-            raise ValueError(problem)
         return scores
 
     def _predict_arguments(self, x: np.ndarray, rows: np.ndarray) -> tuple:
@@ -340,20 +372,30 @@ class Model:
         out = np.zeros(1)
         self._step("gradients", *self._gradient_arguments(x, given, rows, len(rows), out))
         if not np.isfinite(out[0]):
-            raise self._explain(x, float(out[0]), 0, given)
+            raise self._explain(x, f"the loss is {out[0]}", 0, given)
         return float(out[0])
 
     def _train(
-        self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, rates: np.ndarray, *, reg: float, clip: float
+        self,
+        memory: rules.Memory,
+        x: np.ndarray,
+        given: np.ndarray,
+        rows: np.ndarray,
+        rates: np.ndarray,
+        *,
+        reg: float,
+        clip: float,
     ) -> np.ndarray:
         """Checked arrays in, losses out; ends early at a loss that is not finite, which is then the last one."""
         losses = np.zeros(len(rows))
-        taken = self._step("train", *self._train_arguments(x, given, rows, rates, losses, reg, clip))
-        self.steps_taken += int(taken)
+        with self._lock:
+            taken = self._step("train", *self._train_arguments(memory, x, given, rows, rates, losses, reg, clip))
+            self.steps_taken += int(taken)
         return losses[: taken + 1]
 
     def _train_arguments(
         self,
+        memory: rules.Memory,
         x: np.ndarray,
         given: np.ndarray,
         rows: np.ndarray,
@@ -362,7 +404,7 @@ class Model:
         reg: float,
         clip: float,
     ) -> tuple:
-        memory, sums = self._memory, np.zeros(-(-len(self._params) // BLOCK))
+        sums = np.zeros(-(-len(self._params) // BLOCK))
         gradients = self._gradient_arguments(x, given, rows.reshape(-1), rows.shape[1], out)
         rule = memory.code, memory.settings, np.asarray(rates, np.float64)
         return (len(rows), *gradients, *rule, float(reg), float(clip), memory.m, memory.v, sums)
@@ -379,27 +421,26 @@ class Model:
         return (inputs.labels if self._needed_loss().classifies else inputs.targets)(y, count, self.graph)
 
     def _explain(
-        self, x: np.ndarray, value: float, step: int, y: np.ndarray | None = None
+        self, x: np.ndarray, what: str, step: int | None, y: np.ndarray | None = None
     ) -> FloatingPointError | ValueError:
-        """Why a loss is not finite: the data, or the parameters, or the step that was too long; step 0 is no step."""
+        """Why a result is not finite: the data, or the parameters, or a step that was too long. Step 0 is no step, None
+        one that the caller names."""
         found = inputs.not_finite(x, "X") or (None if y is None else inputs.not_finite(y, "y"))
         if found:
             return ValueError(found)
         for name, view in self.params.items():
             if not np.isfinite(view).all():
                 return FloatingPointError(
-                    f"the loss is {value} because {name} holds a NaN or an infinity; put good weights back, and if a "
+                    f"{what} because {name} holds a NaN or an infinity; put good weights back, and if a "
                     "step has spoilt these, lower the learning rate or clip the gradient"
                 )
         if step == 0:
             return FloatingPointError(
-                f"the loss is {value}, though the data and the parameters are finite: the net multiplies them beyond "
+                f"{what}, though the data and the parameters are finite: the net multiplies them beyond "
                 f"what {self.dtype} can hold; scale the data or make the weights smaller"
             )
-        return FloatingPointError(
-            f"the loss is {value} at step {step} of this call, and the parameters are those of the step before; "
-            "lower the learning rate, clip the gradient or scale the data"
-        )
+        where = "" if step is None else f" at step {step} of this call, and the parameters are those of the step before"
+        return FloatingPointError(f"{what}{where}; lower the learning rate, clip the gradient or scale the data")
 
 
 def _dtype_name(dtype: Any) -> Any:

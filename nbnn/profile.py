@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbnn.codegen import profiled_text
-from nbnn.step import Step
+from nbnn.inputs import positive
+from nbnn.step import step_of
 from nbnn.words import align
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ class Profile:
 
 def profile(model: Model, X: Any, y: Any, *, repeat: int = 20) -> Profile:
     """Compute the gradients of X as one minibatch `repeat` times, without the update; the model is left as it is."""
+    repeat = positive(repeat, "repeat")
     text, titles = profiled_text(model.lowered)
-    step = Step(text, jitted=model.backend == "numba")
-    state = model.state.copies()
+    step = step_of(text, jitted=model.backend == "numba")
+    state, grads = model.state.copies(), model.grads.copies()
     parts = []
     for _ in range(repeat + 1):
         times = np.zeros(len(titles), np.int64)
@@ -47,6 +49,5 @@ def profile(model: Model, X: Any, y: Any, *, repeat: int = 20) -> Profile:
         seconds = time.perf_counter() - begun
         ticks = np.diff(times)
         parts.append(ticks * (seconds / ticks.sum() * 1e3))  # a tick has no unit: all of them are the time of the call
-    for name, value in state.items():
-        model.state[name] = value
+    model.state, model.grads = state, grads  # type: ignore[assignment]
     return Profile(dict(zip(titles, np.median(parts[1:], axis=0).tolist(), strict=False)))

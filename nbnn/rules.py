@@ -80,6 +80,11 @@ class Memory:
         for key, value in self.config.items():
             self.settings[_PLACES[key]] = value
 
+    def heal(self, params: np.ndarray) -> None:
+        """Forget what a step that overflowed has spoilt: with an infinite memory no rule moves again."""
+        if self.rule and not (np.isfinite(self.m).all() and np.isfinite(self.v).all()):
+            self.start(self.rule, params)
+
     def start(self, rule: str, params: np.ndarray) -> None:
         """Forget."""
         self.rule = rule

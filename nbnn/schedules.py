@@ -11,6 +11,7 @@ factor rises from 1 / warm_up to 1 in a line.
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any
 
@@ -31,14 +32,14 @@ def as_schedule(schedule: str | dict[str, Any] | None) -> dict[str, Any]:
     """The schedule with all its settings, checked."""
     given = dict(schedule) if isinstance(schedule, dict) else {"schedule": "constant" if schedule is None else schedule}
     word: Any = given.pop("schedule", None)
-    if word not in SETTINGS:
+    if not isinstance(word, str) or word not in SETTINGS:
         raise ValueError(f"there is no schedule {word!r}; {hint(word, SETTINGS)}")
     full: dict[str, Any] = {"schedule": word, **SETTINGS[word]}
     value: Any
     for key, value in given.items():
         if key not in full:
             raise ValueError(f"the {word} schedule has no setting {key!r}; {hint(key, SETTINGS[word], 'it has')}")
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
         least = 1 if key == "every" else 0
         if not number or value < least or (key not in _STEPS and value > 1) or (key in _STEPS and value != int(value)):
             wanted = f"a whole number of at least {least}" if key in _STEPS else "a number from 0 to 1"

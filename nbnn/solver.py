@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,8 @@ class Solver:
         for name in options:
             if name not in DEFAULTS:
                 raise ValueError(f"Solver has no option {name!r}; {hint(name, DEFAULTS, 'it has')}")
+        if not isinstance(data, Mapping):
+            raise TypeError(f"data must be a dict with X_train, y_train, X_val and y_val, got {type(data).__name__}")
         for key in ("X_train", "y_train", "X_val", "y_val"):
             if key not in data:
                 raise ValueError(f"data has no {key!r}; it needs X_train, y_train, X_val and y_val")
@@ -70,9 +72,11 @@ class Solver:
         self.lr_decay = inputs.amount(chosen["lr_decay"], "lr_decay")
         self.batch_size = inputs.positive(chosen["batch_size"], "batch_size")
         self.num_epochs = inputs.positive(chosen["num_epochs"], "num_epochs")
-        self.num_train_samples: int | None = chosen["num_train_samples"]
-        self.num_val_samples: int | None = chosen["num_val_samples"]
+        self.num_train_samples = _or_none(chosen["num_train_samples"], "num_train_samples")
+        self.num_val_samples = _or_none(chosen["num_val_samples"], "num_val_samples")
         self.checkpoint_name: str | None = chosen["checkpoint_name"]
+        if self.checkpoint_name is not None and not pathlib.Path(self.checkpoint_name).parent.is_dir():
+            raise FileNotFoundError(f"checkpoint_name: there is no folder {pathlib.Path(self.checkpoint_name).parent}")
         self.print_every = inputs.positive(chosen["print_every"], "print_every")
         self.verbose = bool(chosen["verbose"])
         self.schedule = as_schedule(chosen["schedule"])
@@ -82,6 +86,8 @@ class Solver:
             raise ValueError(f"sampling must be 'replacement' or 'epoch', got {self.sampling!r}")
         self.seed: int = inputs.seed(chosen["seed"])
         self.log: Callable[[str], None] = chosen["log"]
+        if not callable(self.log):
+            raise TypeError(f"log must be a function that takes a line, got {type(self.log).__name__}")
         self.progress = bool(sys.stdout.isatty() if chosen["progress"] is None else chosen["progress"]) and self.verbose
         kind = CompiledTrainee if isinstance(model, Model) else PlainTrainee
         self._trainee: Any = kind(model, data, self.update_rule, self.optim_config, reg=self.reg, clip=self.clip)
@@ -96,7 +102,9 @@ class Solver:
         self.train_acc_history: list[float] = []
         self.val_acc_history: list[float] = []
         self._rows_epoch = -1
-        self._shown = 0.0
+        self._end = self.num_iterations  # the iteration at which train() ends
+        self._interrupt = threading.Event()
+        self._shown = self._rate = 0.0
 
     @property
     def iterations_per_epoch(self) -> int:
@@ -106,21 +114,36 @@ class Solver:
     def num_iterations(self) -> int:
         return self.num_epochs * self.iterations_per_epoch
 
+    @property
+    def _epochs(self) -> int:
+        return self._end // self.iterations_per_epoch
+
     def train(self) -> None:
-        """Train to the end of num_epochs, or until Ctrl-C; either way the best weights so far are then in the model."""
+        """Train to the end of num_epochs, or until Ctrl-C; either way the best weights so far are then in the model.
+
+        Called again after a stop it goes on where it was; called again after the end it trains num_epochs more.
+        """
+        if self.iteration >= self._end:
+            self._end += self.num_iterations
         stopped = False
         try:
-            with _interruptible() as interrupt:
+            self._status("compiling")
+            self._trainee.prepare()
+            with _interruptible() as self._interrupt:
                 ready = 1
-                while self.iteration < self.num_iterations and not interrupt.is_set():
+                while self.iteration < self._end:
                     ready = self._some_steps(ready)
-                stopped = self.iteration < self.num_iterations
+                    self._pause()
+        except KeyboardInterrupt:
+            stopped = True
         finally:
+            self._interrupt = threading.Event()
+            self._status("")
             if self.best_params:
                 self._trainee.put(self.best_params)
         if stopped:
-            self._say(
-                f"Stopped by Ctrl-C after iteration {self.iteration} of {self.num_iterations}; "
+            self.log(
+                f"Stopped by Ctrl-C after iteration {self.iteration} of {self._end}; "
                 + (
                     f"the model holds the best weights so far, val_acc {self.best_val_acc:f}"
                     if self.best_params
@@ -130,10 +153,11 @@ class Solver:
 
     def check_accuracy(self, X: Any, y: Any, num_samples: int | None = None, batch_size: int = 100) -> float:
         """The accuracy on X, or on num_samples examples of it drawn with replacement."""
-        if num_samples is not None and len(X) > num_samples:
+        X, y = np.asarray(X), np.asarray(y)
+        if num_samples is not None and len(X) > inputs.positive(num_samples, "num_samples"):
             chosen = np.random.default_rng((self.seed, 1, self.epoch, self.iteration)).integers(0, len(X), num_samples)
             X, y = X[chosen], y[chosen]
-        return float(self._trainee.accuracy(X, y, batch_size))
+        return float(self._trainee.accuracy(X, y, inputs.positive(batch_size, "batch_size"), self._pause))
 
     # ---- one call of the compiled step, and what comes between calls
 
@@ -142,27 +166,40 @@ class Solver:
         done = self.iteration % self.iterations_per_epoch
         count = 1 if self.iteration == 0 else min(ready, self.iterations_per_epoch - done)
         rows = self._epoch_rows()[done : done + count]
-        rates = self.optim_config["learning_rate"] * self.lr_decay**self.epoch
+        rate = self.optim_config["learning_rate"] * self.lr_decay**self.epoch
+        rates = rate * factors(self.schedule, self.iteration, count, self._end)
         begun = time.perf_counter()
-        try:
-            losses = self._trainee.steps(
-                rows, rates * factors(self.schedule, self.iteration, count, self.num_iterations)
-            )
-        except FloatingPointError as problem:
-            raise FloatingPointError(f"iteration {self.iteration + 1}: {problem}") from None
+        losses, problem = self._trainee.steps(rows, rates)
         taken = time.perf_counter() - begun
         for value in losses:
             self.loss_history.append(float(value))
             if self.verbose and self.iteration % self.print_every == 0:
-                self._say(f"(Iteration {self.iteration + 1} / {self.num_iterations}) loss: {value:f}")
+                self._say(f"(Iteration {self.iteration + 1} / {self._end}) loss: {value:f}")
             self.iteration += 1
-        first, last = self.iteration == 1, self.iteration == self.num_iterations
+        if problem is not None:
+            raise type(problem)(f"iteration {self.iteration + 1}: {problem}") from None
+        self._rate = count * self.batch_size / taken
+        first, last = self.iteration == 1, self.iteration == self._end
         epoch_end = self.iteration % self.iterations_per_epoch == 0
         self.epoch += epoch_end
         if first or last or epoch_end:
-            self._measure()
-        self._show_progress(count * self.batch_size / taken)
+            try:
+                self._measure()
+            except FloatingPointError as problem:
+                raise FloatingPointError(f"iteration {self.iteration}: {problem}") from None
         return max(1, min(2 * count, int(ALIVE / taken * count)))
+
+    def _pause(self) -> None:
+        """Between pieces of work: show that we are alive, and stop if Ctrl-C was pressed."""
+        if self._interrupt.is_set():
+            raise KeyboardInterrupt
+        now = time.monotonic()
+        if self.loss_history and now - self._shown > ALIVE:
+            self._shown = now
+            self._status(
+                f"epoch {min(self.epoch + 1, self._epochs)}/{self._epochs}  iteration {self.iteration}/{self._end}  "
+                f"loss {self.loss_history[-1]:.4f}  {self._rate:,.0f} examples/s"
+            )
 
     def _epoch_rows(self) -> np.ndarray:
         """The minibatches of the current epoch: a function of the seed and the epoch, so that a resume needs no
@@ -185,26 +222,23 @@ class Solver:
         if self.checkpoint_name is not None:
             self._trainee.save(pathlib.Path(f"{self.checkpoint_name}_epoch_{self.epoch}.safetensors"))
         if self.verbose:
-            self._say(f"(Epoch {self.epoch} / {self.num_epochs}) train acc: {train:f}; val_acc: {val:f}")
+            self._say(f"(Epoch {self.epoch} / {self._epochs}) train acc: {train:f}; val_acc: {val:f}")
         if val > self.best_val_acc or not self.best_params:
             self.best_val_acc, self.best_params = val, self._trainee.copy()
 
     def _say(self, line: str) -> None:
-        if self.progress:
-            sys.stdout.write("\r\033[K")
+        self._status("")
         self.log(line)
 
-    def _show_progress(self, rate: float) -> None:
-        now = time.monotonic()
-        if self.progress and now - self._shown > ALIVE:
-            self._shown = now
-            sys.stdout.write(
-                f"\r\033[Kepoch {self.epoch + 1}/{self.num_epochs}  iteration {self.iteration}/{self.num_iterations}  "
-                f"loss {self.loss_history[-1]:.4f}  {rate:,.0f} examples/s"
-            )
+    def _status(self, line: str) -> None:
+        """The live line at the foot of a terminal."""
+        if self.progress:
+            sys.stdout.write(f"\r\033[K{line}")
             sys.stdout.flush()
-        if self.progress and self.iteration == self.num_iterations:
-            sys.stdout.write("\r\033[K")
+
+
+def _or_none(value: Any, name: str) -> int | None:
+    return None if value is None else inputs.positive(value, name)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from typing import Any
@@ -24,6 +25,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+@functools.cache
+def step_of(source: str, *, jitted: bool) -> Step:
+    """The step of a source text: one for all models that share it."""
+    return Step(source, jitted=jitted)
+
+
+def _jit_is_off() -> bool:
+    from numba.core import config
+
+    return bool(getattr(config, "DISABLE_JIT", False))
+
+
 class Step:
     """predict, gradients and train of a source text: jitted, or plain Python on the reference kernels."""
 
@@ -35,6 +48,8 @@ class Step:
     def compile(self, name: str, args: tuple) -> Any:
         """The function, compiled for arguments of these types."""
         if self._module is None:
+            if self.jitted and _jit_is_off():
+                raise RuntimeError('NUMBA_DISABLE_JIT is set, so nothing can be compiled; use backend="numpy" instead')
             self._module = cache.import_text(self.source, jitted=self.jitted)
         function = getattr(self._module, name)
         if self.jitted and name not in self._compiled:

@@ -4,6 +4,7 @@ course's kind."""
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from nbnn import cache, inputs, rules
 from nbnn.model import Model
 
 PARTS = (("X_train", "y_train"), ("X_val", "y_val"))
+Pause = Callable[[], None]  # called between pieces of long work: progress, and a chance to stop
 
 
 class CompiledTrainee:
@@ -26,36 +28,52 @@ class CompiledTrainee:
         self.data = {}
         for x, y in PARTS:
             self.data[x] = inputs.examples(data[x], model.graph, name=x)
-            self.data[y] = (inputs.labels if loss.classifies else inputs.targets)(
-                data[y], len(self.data[x]), model.graph, name=y
-            )
-        model._memory.use(rule, config, model._params)
-        model._memory.start(rule, model._params)
+            self.data[y] = self._checked(data[y], len(self.data[x]), y)
+            problem = inputs.not_finite(self.data[x], x) or inputs.not_finite(self.data[y], y)
+            if problem:
+                raise ValueError(problem)
+        self.memory = rules.Memory()
+        self.memory.use(rule, config, model._params)
 
-    def steps(self, rows: np.ndarray, rates: np.ndarray) -> np.ndarray:
-        x = self.data["X_train"]
-        losses = self.model._train(x, self.data["y_train"], rows, rates, reg=self.reg, clip=self.clip)
-        if len(losses) < len(rows) or not np.isfinite(losses[-1]):
-            raise self.model._explain(x, float(losses[-1]), len(losses), self.data["y_train"])
-        return losses
+    def _checked(self, y: Any, count: int, name: str) -> np.ndarray:
+        return (inputs.labels if self.classifies else inputs.targets)(y, count, self.model.graph, name=name)
 
-    def accuracy(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> float:
-        if not self.classifies:
-            return -self.model.evaluate(x, y)["loss"]
-        return float((self.model._scores(x).argmax(axis=1) == y).mean())
+    def prepare(self) -> None:
+        self.model.prepare()
+
+    def steps(self, rows: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, Exception | None]:
+        """The losses of the steps that were taken, and what ended them early."""
+        x, y = self.data["X_train"], self.data["y_train"]
+        losses = self.model._train(self.memory, x, y, rows, rates, reg=self.reg, clip=self.clip)
+        if np.isfinite(losses[-1]):
+            return losses, None
+        return losses[:-1], self.model._explain(x, f"the loss is {losses[-1]}", None, y)
+
+    def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:
+        x = inputs.examples(x, self.model.graph)
+        y = self._checked(y, len(x), "y")
+        total = 0.0
+        for first in range(0, len(x), batch_size):
+            part = slice(first, first + batch_size)
+            found = self.model.evaluate(x[part], y[part])
+            total += len(x[part]) * (found["accuracy"] if self.classifies else -found["loss"])
+            pause()
+        return total / len(x)
 
     def copy(self) -> dict[str, np.ndarray]:
         return self.model.state_dict()
 
     def put(self, arrays: dict[str, np.ndarray]) -> None:
         self.model.load_state_dict(arrays)
+        self.memory.heal(self.model._params)
 
     def save(self, path: pathlib.Path) -> None:
         self.model.save(path)
 
 
 class PlainTrainee:
-    """Any object with `params`, `loss(X)` -> scores and `loss(X, y)` -> (loss, gradients): it runs in Python."""
+    """Any object with `params`, `loss(X)` -> scores and `loss(X, y)` -> (loss, gradients): it runs in Python, and like
+    the course's Solver goes on when a loss is not finite."""
 
     def __init__(
         self, model: Any, data: dict[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
@@ -71,35 +89,39 @@ class PlainTrainee:
         self.data = {k: np.asarray(data[k]) for part in PARTS for k in part}
         self.memories: dict[str, rules.Memory] = {}
 
-    def steps(self, rows: np.ndarray, rates: np.ndarray) -> np.ndarray:
-        return np.array([self._step(row, rate) for row, rate in zip(rows, rates, strict=True)])
+    def prepare(self) -> None:
+        pass
+
+    def steps(self, rows: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, Exception | None]:
+        return np.array([self._step(row, rate) for row, rate in zip(rows, rates, strict=True)]), None
 
     def _step(self, row: np.ndarray, rate: float) -> float:
         from nbnn.kernels.reference import update
 
         loss, grads = self.model.loss(self.data["X_train"][row], self.data["y_train"][row])
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss}; lower the learning rate or look for a NaN in the data")
         shrink = 1.0
         if self.clip:
             norm = np.sqrt(sum(float(np.sum(np.square(g, dtype=float))) for g in grads.values()))
             shrink = min(1.0, self.clip / norm) if norm else 1.0
         for name in list(self.model.params):
-            w = np.array(
-                self.model.params[name]
-            )  # the course puts a new array: whoever kept the old one sees it unchanged
+            # the course puts a new array: whoever kept the old one sees it unchanged
+            w = np.array(self.model.params[name], order="C")
             flat, dw = w.reshape(-1), np.asarray(grads[name], w.dtype).reshape(-1) * w.dtype.type(shrink)
             memory = self.memories.setdefault(name, rules.Memory())
             memory.use(self.rule, {**self.config, "learning_rate": rate}, flat)
-            memory.settings[rules.RATE] = rate
             memory.settings[rules.TIME] += 1
             update(memory.code, flat.size if w.ndim > 1 else 0, memory.settings, dw, flat, memory.m, memory.v)
             self.model.params[name] = w
         return float(loss)
 
-    def accuracy(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> float:
-        parts = [np.argmax(self.model.loss(x[k : k + batch_size]), axis=1) for k in range(0, len(x), batch_size)]
-        return float((np.concatenate(parts) == y).mean())
+    def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:
+        x, y = np.asarray(x), np.asarray(y)
+        right = 0
+        for first in range(0, len(x), batch_size):
+            part = slice(first, first + batch_size)
+            right += int((np.argmax(self.model.loss(x[part]), axis=1) == y[part]).sum())
+            pause()
+        return right / len(x)
 
     def copy(self) -> dict[str, np.ndarray]:
         return {name: np.array(value) for name, value in self.model.params.items()}
@@ -110,4 +132,5 @@ class PlainTrainee:
     def save(self, path: pathlib.Path) -> None:
         from safetensors.numpy import save
 
-        cache.write_atomically(path, save({name: np.ascontiguousarray(v) for name, v in self.model.params.items()}))
+        arrays = {name: np.ascontiguousarray(v) for name, v in self.model.params.items()}
+        cache.write_atomically(path, save(arrays), private=False)

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save as as_safetensors
 
 import nbnn
-from nbnn import Affine, BatchNorm, Conv, Dropout, Graph, MaxPool, ReLU, Softmax, cache
+from nbnn import Affine, BatchNorm, Conv, Dropout, Graph, MaxPool, ReLU, Softmax, cache, step
 from nbnn.files import FileError
 
 GRAPH = Graph(
@@ -244,8 +244,8 @@ def test_saving_where_nothing_can_be_saved(small, tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError) as caught:
         model.save(tmp_path / "folder")
-    why = f"{tmp_path / 'folder'} could not be written ({os.strerror(errno.EISDIR)})"
-    assert str(caught.value) == f"[Errno {errno.EISDIR}] {why}; {NOT_WRITTEN}"
+    folder = tmp_path / "folder"
+    assert str(caught.value) == f"{folder} is a folder; name a file in it, such as {folder / 'net.safetensors'}"
     assert sorted(os.listdir(tmp_path)) == ["folder", path.name]
 
 
@@ -558,6 +558,33 @@ def test_a_compiled_step_changed_by_hand_is_compiled_again(tmp_path, monkeypatch
     wanted = model.loss(x)
     (path,) = [p for p in cache.folder(cache.fingerprint()).glob("step_*.py") if p.read_text() == model.source()]
     path.write_text(model.source().replace("affine_forward(", "print("))
+    step.step_of.cache_clear()  # as in another process
     again = nbnn.compile(SMALL)
     assert again.loss(x).tobytes() == wanted.tobytes()
     assert path.read_text() == model.source()
+
+
+def test_a_model_with_a_nan_is_not_saved(tmp_path):
+    model = nbnn.compile(SMALL, backend="numpy")
+    model.params["affine1.b"][0] = np.nan
+    with pytest.raises(FileError) as caught:
+        model.save(tmp_path / "net.safetensors")
+    wanted = "affine1.b holds a NaN or an infinity, so the model is not saved: nothing could be made of it"
+    assert str(caught.value) == wanted
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes and links there")
+def test_a_link_stays_a_link_and_a_mode_stays_as_it_is(small, tmp_path):
+    model, _ = small
+    real, link = tmp_path / "real.safetensors", tmp_path / "link.safetensors"
+    model.save(real)
+    before = os.umask(0)
+    os.umask(before)
+    assert stat.S_IMODE(real.stat().st_mode) == 0o666 & ~before
+    real.chmod(0o640)
+    link.symlink_to(real)
+    model.save(link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    assert nbnn.load(real).graph == model.graph

@@ -1,5 +1,12 @@
 """What a model computes and keeps: scores, losses, gradients, steps, and the views on its arrays."""
 
+import concurrent.futures
+import copy
+import os
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -225,7 +232,7 @@ def test_a_small_batch_after_a_large_one_finds_nothing_left_over():
     x, y = examples(PICTURES, 50)
     used, fresh = nbnn.compile(PICTURES), nbnn.compile(PICTURES)
     used.loss(100 * x, y)
-    used.restore(fresh.snapshot())
+    used.load_state_dict(fresh.state_dict())
     (loss, grads), (wanted_loss, wanted) = used.loss(x[:3], y[:3]), fresh.loss(x[:3], y[:3])
     assert loss == wanted_loss
     assert all(grads[name].tobytes() == wanted[name].tobytes() for name in wanted)
@@ -596,12 +603,12 @@ def test_clip_holds_the_norm_of_the_whole_gradient(backend):
     _, grads = model.loss(x, y)
     norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
     for clip, share in ((0.25 * norm, 0.25), (2 * norm, 1.0), (0, 1.0)):
-        before = model.snapshot()
+        before = model.state_dict()
         old = as_double(model.params)
         model.train_steps(x, y, clip=clip, update_rule="sgd", optim_config={"learning_rate": 0.5})
         for name in old:
             assert_close(model.params[name], old[name] - 0.5 * share * grads[name], "float64")
-        model.restore(before)
+        model.load_state_dict(before)
 
 
 def rule_by_hand(rule, config, w, dw, memory, decays):
@@ -705,13 +712,13 @@ def test_another_rule_forgets_and_the_same_rule_remembers():
     used, fresh = (nbnn.compile(VECTORS, dtype="float64") for _ in range(2))
     used.train_steps(x, y, steps=3)
     used.train_steps(x, y, update_rule="sgd_momentum")
-    fresh.restore(used.snapshot())
+    fresh.load_state_dict(used.state_dict())
     assert used.train_steps(x, y).tobytes() == fresh.train_steps(x, y).tobytes()
     assert all(np.array_equal(fresh.params[k], v) for k, v in used.params.items())
-    held = used.snapshot()
+    held = used.state_dict()
     used.train_steps(x, y, optim_config={"learning_rate": 0.5})  # other settings, but the same rule
     other = nbnn.compile(VECTORS, dtype="float64")
-    other.restore(held)
+    other.load_state_dict(held)
     other.train_steps(x, y, optim_config={"learning_rate": 0.5})
     assert not np.array_equal(used.params["affine1.w"], other.params["affine1.w"])
 
@@ -800,3 +807,102 @@ def test_source_is_the_text_of_the_file_that_was_compiled():
     assert [path.read_text() for path in files].count(model.source()) == 1
     assert "def train(" in model.source()
     assert str(VECTORS).splitlines()[0] in model.source()
+
+
+# ---- copies, threads, and recovery
+
+
+def small(**options):
+    graph = nbnn.Graph([nbnn.Affine(40), nbnn.ReLU(), nbnn.Affine(3)], input=(10,), loss="softmax")
+    return nbnn.compile(graph, **options)
+
+
+def numbers(count=30):
+    rng = np.random.default_rng(5)
+    return rng.standard_normal((count, 10)).astype(np.float32), rng.integers(0, 3, count)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_is_a_model_of_its_own(copied):
+    model = small()
+    x, y = numbers()
+    model.train_steps(x, y, steps=2)
+    twin = copied(model)
+    assert twin.loss(x).tobytes() == model.loss(x).tobytes()
+    before = model.loss(x)
+    twin.params["affine1.w"] *= 0
+    assert not np.allclose(twin.loss(x), before)
+    assert np.array_equal(model.loss(x), before)
+
+
+def test_a_model_is_not_pickled():
+    with pytest.raises(TypeError, match=r"^a model is not pickled, .*; use model.save and nbnn.load$"):
+        pickle.dumps(small())
+
+
+def test_assigning_params_writes_into_them():
+    """The course's own Solver ends with `model.params = best_params`."""
+    model, other = small(), small(seed=1)
+    x, _ = numbers()
+    model.params = dict(other.params)
+    assert np.array_equal(model.loss(x), other.loss(x))
+    with pytest.raises(TypeError, match="^params must be a dict of arrays by name, got list$"):
+        model.params = []
+    with pytest.raises(KeyError):
+        model.params = {"affine9.w": np.zeros(3)}
+
+
+def test_one_model_may_be_used_from_several_threads():
+    model = small()
+    parts = [numbers(k)[0] for k in range(1, 200)]
+    wanted = [model.loss(x).tobytes() for x in parts]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert [s.tobytes() for s in pool.map(model.loss, parts)] == wanted
+
+
+def test_good_weights_put_back_train_as_if_nothing_had_happened():
+    """After an overflow neither the rule's memory nor the room between the arrays remembers it."""
+    x, y = numbers()
+    wanted = small().train_steps(x, y, steps=20, reg=1e-2)
+    model = small()
+    good = model.state_dict()
+    with pytest.raises(FloatingPointError), np.errstate(all="ignore"):
+        for _ in range(20):
+            model.params["affine1.w"] *= 1e30
+            model.train_steps(x, y, steps=5, reg=1e-2)
+    model._params[:] = np.nan  # the worst that a step could leave, the room included
+    model.load_state_dict(good)
+    model.steps_taken = 0
+    assert model.train_steps(x, y, steps=20, reg=1e-2).tobytes() == wanted.tobytes()
+
+
+def test_scores_that_are_not_finite_are_explained():
+    model = small()
+    x, _ = numbers()
+    model.params["affine2.b"][1] = np.nan
+    with pytest.raises(FloatingPointError, match="^the scores are not finite because affine2.b holds a NaN"):
+        model.predict(x)
+    with pytest.raises(ValueError, match="^X holds a NaN, first in example 3; remove or replace it"):
+        small().predict(np.where(np.arange(30)[:, None] == 3, np.nan, x))
+
+
+def test_steps_and_indices_exclude_each_other():
+    x, y = numbers()
+    with pytest.raises(
+        ValueError, match="^steps goes without indices, whose rows are the steps; got steps=2 and indices$"
+    ):
+        small().train_steps(x, y, steps=2, indices=[[0, 1]])
+
+
+def test_without_the_jit_the_sentence_says_what_to_do():
+    code = "import nbnn; nbnn.compile(nbnn.Graph([nbnn.Affine(2)], input=3)).predict([[1.0, 2, 3]])"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert found.stderr.strip().endswith(
+        'RuntimeError: NUMBA_DISABLE_JIT is set, so nothing can be compiled; use backend="numpy" instead'
+    )
