@@ -156,3 +156,5 @@ def _array(x: Any, name: str, unmask: str = "leave its gaps out first") -> np.nd
         return np.asarray(x)
     except ValueError:
         raise ValueError(f"{name} is a list of rows of different lengths; make them equally long") from None
+    except RuntimeError as problem:  # a tensor of another library that NumPy may not read
+        raise TypeError(f"{name} cannot be read as an array: {problem}") from None

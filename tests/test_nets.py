@@ -156,3 +156,40 @@ def test_a_profile_names_each_node_and_changes_nothing(backend):
     assert all(ms > 0 for ms in profile.parts.values())
     assert "conv2 backward" in str(profile) and f"{profile.total:.3f}" in str(profile)
     assert before == {name: a.tobytes() for name, a in model.state_dict().items()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect is asked for with Linux's numbers")
+@pytest.mark.parametrize("end", [True, False], ids=["ending at a guard page", "beginning behind one"])
+def test_whole_nets_stay_inside_their_arenas(end):
+    """Every arena of a model lies between guard pages: a read or write outside ends the child, which says where."""
+    code = f"""
+        import ctypes, mmap
+        import numpy as np
+        import nbnn.model
+        from test_nets import NETS, data
+        protect, page, kept = ctypes.CDLL(None).mprotect, mmap.PAGESIZE, []
+
+        def arena(elements, dtype):
+            size = elements * np.dtype(dtype).itemsize
+            pages = max(1, -(-size // page))
+            memory = mmap.mmap(-1, (pages + 2) * page)
+            kept.append(memory)
+            address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            for guard in (address, address + (pages + 1) * page):
+                assert protect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
+            return np.frombuffer(memory, dtype, elements, (pages + 1) * page - size if {end} else page)
+
+        nbnn.model.arena = arena
+        for name, net in NETS.items():
+            for dtype in ("float32", "float64"):
+                print(name, dtype, flush=True)
+                x, y = data(net, dtype)
+                model = nbnn.compile(net.graph, dtype=dtype)
+                for n in (1, 3, len(x), 2):
+                    model.loss(x[:n], y[:n])
+                    model.loss(x[:n])
+                    model.train_steps(x[:n], y[:n], steps=2, reg=0.01, clip=1.0)
+        print("all inside")
+    """
+    found = run(code)
+    assert found.stdout.strip().endswith("all inside"), found.stdout[-200:] + found.stderr[-2000:]
