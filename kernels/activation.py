@@ -6,8 +6,9 @@ gradients keep the zeros that they bring. A NaN stays a NaN, which is why relu a
 
 from nbnn.kernels.arrays import row_length
 from nbnn.kernels.constants import GELU_CUBE, GELU_SCALE
+from nbnn.kernels.exp import exp, expm1
 from nbnn.kernels.jit import Array4, inlined, kernel, step
-from nbnn.kernels.simd import absolute, exp, expm1, fill, lanes, load, pointer, select, store
+from nbnn.kernels.simd import absolute, fill, lanes, load, pointer, select, store
 
 
 def forward_rows(f):

@@ -1,8 +1,10 @@
 """What the text of a compiled step imports: the kernels by name, jitted in one dtype, or their references.
 
-from nbnn.kernels.engine import float32 as kernels
-conv_forward, relu_forward = kernels("conv_forward", "relu_forward")
-allow_threads, compiled, view = kernels.tools
+    from nbnn.kernels.engine import float32 as kernels
+    conv_forward, relu_forward = kernels("conv_forward", "relu_forward")
+    allow_threads, compiled, view = kernels.tools
+
+Nothing here imports Numba before a jitted name is asked for.
 """
 
 import time

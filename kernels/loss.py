@@ -16,8 +16,9 @@ from llvmlite import ir
 from numba import types
 from numba.core.extending import intrinsic
 
+from nbnn.kernels.exp import exp
 from nbnn.kernels.jit import Array2, Doubles, Ints, kernel, step
-from nbnn.kernels.simd import Mask, exp, fill, lanes, load, peek, pointer, poke, select, store, total
+from nbnn.kernels.simd import Mask, fill, lanes, load, peek, pointer, poke, select, store, total
 
 
 @intrinsic
