@@ -32,6 +32,7 @@ class Section:
     node: str
     title: str
     calls: tuple[Call, ...]
+    inward: tuple[Call, ...] = ()  # backward, until routed: the calls that lead to the inputs, for which nobody may ask
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Lowered:
             ("inference", self.inference),
             ("backward", self.backward),
         ):
-            lines += [f"{title}:", *(f"    {s.node}: {_show(c)}" for s in sections for c in s.calls)]
+            lines += [f"{title}:", *(f"    {s.node}: {_show(c)}" for s in sections for c in (*s.calls, *s.inward))]
         if self.buffers:
             table = [["array", "arena", "start", "shape", "strides", "frame"]]
             table += [
@@ -118,9 +119,8 @@ def list_calls(net: Lowered) -> Lowered:
         title = f"{node}   {_arrow(net.graph, node)}"
         training.append(Section(node.name or "", title, tuple(node.forward(*shapes))))
         inference.append(Section(node.name or "", title, () if node.passes else tuple(node.inference(*shapes))))
-        backward.insert(
-            0, Section(node.name or "", title, (*node.backward_params(*shapes), *node.backward_input(*shapes)))
-        )
+        to_params, to_inputs = tuple(node.backward_params(*shapes)), tuple(node.backward_input(*shapes))
+        backward.insert(0, Section(node.name or "", title, to_params, to_inputs))
     return replace(net, training=tuple(training), inference=tuple(inference), backward=tuple(backward))
 
 
@@ -152,7 +152,8 @@ def route(net: Lowered) -> Lowered:
         for section in net.backward:
             node = scope.nodes[section.node]
             if needs[section.node]:
-                backward.append(replace(section, calls=tuple(scope.route_back(node, needs, reached))))
+                calls = scope.route_back(node, section, needs, reached)
+                backward.append(Section(section.node, section.title, tuple(calls)))
     aliases: dict[str, str] = {}
     for node in graph.nodes:
         if node.passes:
@@ -235,11 +236,10 @@ class _Scope:
         index = list(self.nodes).index(node) + 1
         return tuple(_number_node(_rename(c, self.words[node]), index) for c in calls)
 
-    def route_back(self, node: Op, needs: dict[str, bool], reached: set[str]) -> list[Call]:
+    def route_back(self, node: Op, section: Section, needs: dict[str, bool], reached: set[str]) -> list[Call]:
         """The backward calls of a node. The first gradient that reaches a tensor is written there, later ones are added
         to it."""
         name, graph = node.name or "", self.graph
-        shapes = graph.input_shapes(node)
         words, sums, unwanted = {**self.words[name], "dy": self.gradient(name)}, [], set()
         for k, source in enumerate(node.inputs or ()):
             if not needs[source]:
@@ -251,9 +251,9 @@ class _Scope:
                 sums.append(call("add_forward", gradient, target, gradient))
             reached.add(source)
             words |= {f"dx{k}": target} | ({"dx": target} if k == 0 else {})
-        calls = list(node.backward_params(*shapes))
-        if len(unwanted) < len(shapes):
-            calls += [c for c in node.backward_input(*shapes) if not unwanted & set(map(str, c.operands))]
+        calls = list(section.calls)
+        if len(unwanted) < len(node.inputs or ()):
+            calls += [c for c in section.inward if not unwanted & set(map(str, c.operands))]
         index = list(self.nodes).index(name) + 1
         return [_number_node(_rename(c, words), index) for c in calls] + sums
 
