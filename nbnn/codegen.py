@@ -108,9 +108,10 @@ class _Writer:
             self.lines.append(f"    tick(times, {len(self.titles)})")
             self.titles.append(title)
 
-    def section(self, section: Section, direction: str = "forward") -> None:
-        self.lines += ["", *_fold(f"    # {section.node} = {section.title}", "    #     ")]
-        self.tick(f"{section.node} {direction}")
+    def section(self, section: Section) -> None:
+        way = "" if section.direction == "forward" else f", {section.direction}"
+        self.lines += ["", *_fold(f"    # {section.node} = {section.title}{way}", "    #     ")]
+        self.tick(f"{section.node} {section.direction}")
         for c in section.calls:
             self.call(c)
 
@@ -206,7 +207,7 @@ def _gradients(net: Lowered, writer: _Writer) -> list[str]:
         writer.call(loss.calls[0])
         writer.lines += ["    out[0] = 0.0", "    add_total(losses, 1.0 / n, out)", "", "    # ---- backward"]
         for section in backward:
-            writer.section(section, "backward")
+            writer.section(section)
     arguments: tuple[str, ...] = GRADIENTS
     if writer.ticks:
         writer.tick("end")

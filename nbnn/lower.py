@@ -19,6 +19,7 @@ from nbnn.graph import INPUT, Graph
 from nbnn.op import Array, Call, Form, Op, Shape, call, picture
 from nbnn.words import align, times
 
+TO_WEIGHTS, TO_INPUT = "to the weights", "to the input"  # directions of a backward section
 MAX_SLOTS = (
     16  # partial sums of the gradient of a convolution's weights; fixed, so that no result depends on the threads
 )
@@ -32,7 +33,7 @@ class Section:
     node: str
     title: str
     calls: tuple[Call, ...]
-    inward: tuple[Call, ...] = ()  # backward, until routed: the calls that lead to the inputs, for which nobody may ask
+    direction: str = "forward"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Lowered:
             ("inference", self.inference),
             ("backward", self.backward),
         ):
-            lines += [f"{title}:", *(f"    {s.node}: {_show(c)}" for s in sections for c in (*s.calls, *s.inward))]
+            lines += [f"{title}:", *(f"    {s.node}: {_show(c)}" for s in sections for c in s.calls)]
         if self.buffers:
             table = [["array", "arena", "start", "shape", "strides", "frame"]]
             table += [
@@ -119,8 +120,10 @@ def list_calls(net: Lowered) -> Lowered:
         title = f"{node}   {_arrow(net.graph, node)}"
         training.append(Section(node.name or "", title, tuple(node.forward(*shapes))))
         inference.append(Section(node.name or "", title, () if node.passes else tuple(node.inference(*shapes))))
-        to_params, to_inputs = tuple(node.backward_params(*shapes)), tuple(node.backward_input(*shapes))
-        backward.insert(0, Section(node.name or "", title, to_params, to_inputs))
+        backward[:0] = [
+            Section(node.name or "", title, tuple(node.backward_params(*shapes)), TO_WEIGHTS),
+            Section(node.name or "", title, tuple(node.backward_input(*shapes)), TO_INPUT),
+        ]
     return replace(net, training=tuple(training), inference=tuple(inference), backward=tuple(backward))
 
 
@@ -153,7 +156,7 @@ def route(net: Lowered) -> Lowered:
             node = scope.nodes[section.node]
             if needs[section.node]:
                 calls = scope.route_back(node, section, needs, reached)
-                backward.append(Section(section.node, section.title, tuple(calls)))
+                backward += [replace(section, calls=tuple(calls))] if calls else []
     aliases: dict[str, str] = {}
     for node in graph.nodes:
         if node.passes:
@@ -233,14 +236,24 @@ class _Scope:
         return name
 
     def rename(self, node: str, calls: tuple[Call, ...]) -> tuple[Call, ...]:
+        return tuple(self.numbered(node, calls, self.words[node]))
+
+    def numbered(self, node: str, calls: tuple[Call, ...], words: dict[str, str]) -> list[Call]:
+        """The calls with their names looked up; dropout's random numbers are keyed by the place of its node."""
         index = list(self.nodes).index(node) + 1
-        return tuple(_number_node(_rename(c, self.words[node]), index) for c in calls)
+        return [
+            Call(c.kernel, tuple(index if o == Form("value", "node") else o for o in _rename(c, words).operands))
+            for c in calls
+        ]
 
     def route_back(self, node: Op, section: Section, needs: dict[str, bool], reached: set[str]) -> list[Call]:
-        """The backward calls of a node. The first gradient that reaches a tensor is written there, later ones are added
-        to it."""
+        """The calls of a backward section. The first gradient that reaches a tensor is written there, later ones are
+        added to it."""
         name, graph = node.name or "", self.graph
-        words, sums, unwanted = {**self.words[name], "dy": self.gradient(name)}, [], set()
+        words = {**self.words[name], "dy": self.gradient(name)}
+        if section.direction == TO_WEIGHTS:
+            return self.numbered(name, section.calls, words)
+        sums, unwanted = [], set()
         for k, source in enumerate(node.inputs or ()):
             if not needs[source]:
                 unwanted.add(f"dx{k}")
@@ -251,16 +264,10 @@ class _Scope:
                 sums.append(call("add_forward", gradient, target, gradient))
             reached.add(source)
             words |= {f"dx{k}": target} | ({"dx": target} if k == 0 else {})
-        calls = list(section.calls)
-        if len(unwanted) < len(node.inputs or ()):
-            calls += [c for c in section.inward if not unwanted & set(map(str, c.operands))]
-        index = list(self.nodes).index(name) + 1
-        return [_number_node(_rename(c, words), index) for c in calls] + sums
-
-
-def _number_node(c: Call, index: int) -> Call:
-    """Dropout's random numbers are keyed by the place of its node."""
-    return Call(c.kernel, tuple(index if o == Form("value", "node") else o for o in c.operands))
+        if len(unwanted) == len(node.inputs or ()):
+            return []
+        wanted = tuple(c for c in section.calls if not unwanted & set(map(str, c.operands)))
+        return self.numbered(name, wanted, words) + sums
 
 
 def plan_buffers(net: Lowered) -> Lowered:

@@ -150,11 +150,15 @@ def test_a_profile_names_each_node_and_changes_nothing(backend):
     x, y = data(net, count=net.batch)
     before = {name: a.tobytes() for name, a in model.state_dict().items()}
     profile = model.profile(x, y, repeat=3)
-    names = [node.name for node in net.graph.nodes]
-    forward, backward = [f"{n} forward" for n in names], [f"{n} backward" for n in reversed(names)]
-    assert list(profile.parts) == ["gather", *forward, "loss", *backward]
+    backward = [f"{s.node} {s.direction}" for s in model.lowered.backward if s.node != "loss"]
+    assert list(profile.parts) == ["gather", *(f"{n.name} forward" for n in net.graph.nodes), "loss", *backward]
     assert all(ms > 0 for ms in profile.parts.values())
-    assert "conv2 backward" in str(profile) and f"{profile.total:.3f}" in str(profile)
+    assert (
+        "conv2 to the weights" in str(profile)
+        and "conv2 to the input" in backward
+        and "conv1 to the input" not in backward
+    )
+    assert "conv2 forward" in str(profile) and f"{profile.total:.3f}" in str(profile)
     assert before == {name: a.tobytes() for name, a in model.state_dict().items()}
 
 
