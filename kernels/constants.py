@@ -20,3 +20,6 @@ KEY_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None))
 # gelu
 GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 GELU_CUBE = 0.044715
+
+# winograd: a tile of TILE x TILE places of y reads TILE_READS x TILE_READS places of x; POINTS values along each side
+TILE, TILE_READS, POINTS = 4, 6, 6

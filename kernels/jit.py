@@ -3,11 +3,12 @@
     @kernel(each="y")                                       # one item of work per y[n]
     def relu_forward(x: Array4, y: Array4, first: int, last: int): ...
 
-A kernel is one jitted body that handles the items first .. last - 1. It is compiled once for each dtype, alone, and
-kept on disk. From Python it is called without first and last: `relu_forward(x, y)`. In a compiled step the same words
-are a *launch*: the arguments are put into one block of memory, and either the body is called here for all items, or
-`_launch`, the only parallel function there is, shares the items among the threads and calls the body in each. So a new
-graph compiles a straight list of launches and no loop, which is why it compiles in a second or two.
+A kernel is one jitted body that handles the items first .. last - 1; one that needs room of its own asks for its
+`worker` number as well. It is compiled once for each dtype, alone, and kept on disk. From Python it is called without
+first and last: `relu_forward(x, y)`. In a compiled step the same words are a *launch*: the arguments are put into one
+block of memory, and either the body is called here for all items, or `_launch`, the only parallel function there is,
+shares the items among the threads and calls the body in each. So a new graph compiles a straight list of launches and
+no loop, which is why it compiles in a second or two.
 
 How many threads there are decides who handles an item, never what is computed for it: every item writes only its own
 part.
@@ -44,6 +45,10 @@ class _Real:
         return types.Array(real, self.ndim, "A")
 
 
+class _Space(_Real):
+    """Room for one worker each: what a kernel leaves in it means nothing."""
+
+
 class _Fixed:
     """An argument that has the same type in every dtype."""
 
@@ -55,10 +60,11 @@ class _Fixed:
 
 
 Array1, Array2, Array3, Array4, Array5 = (_Real(ndim) for ndim in (1, 2, 3, 4, 5))
+Space4 = _Space(4)
 Ints = _Fixed(types.Array(types.int64, 1, "A"))
 Doubles = _Fixed(types.Array(types.float64, 1, "A"))
 _PLAIN = {int: _Fixed(types.int64), float: _Fixed(types.float64)}
-_SHARE = ("first", "last")  # what the launch supplies
+_SHARE = ("first", "last", "worker")  # what the launch supplies
 
 
 def inlined(function):
@@ -90,6 +96,7 @@ class Kernel:
         whole = inspect.signature(function)
         self.parameters = [p for p in whole.parameters.values() if p.name not in _SHARE]
         self.__signature__ = whole.replace(parameters=self.parameters)
+        self.share = tuple(name for name in _SHARE if name in whole.parameters)
         self._bodies = {}
 
     def types(self, dtype):
@@ -100,7 +107,7 @@ class Kernel:
     def body(self, dtype):
         """The compiled body for "float32" or "float64": compiled or read from disk at first use."""
         if dtype not in self._bodies:
-            signature = types.void(*self.types(dtype), types.int64, types.int64)
+            signature = types.void(*self.types(dtype), *[types.int64] * len(self.share))
             with cache.numba_folder():
                 self._bodies[dtype] = njit(signature, cache=True, **OPTIONS)(self.function)
         return self._bodies[dtype]
@@ -110,8 +117,9 @@ class Kernel:
         bound = inspect.signature(self).bind(*args, **kwargs)
         reals = (a.dtype for p, a in zip(self.parameters, bound.args, strict=True) if isinstance(p.annotation, _Real))
         dtype = next(reals, "float64")  # a kernel without such arrays is the same in both
-        items = bound.arguments[self.each].shape[self.axis]
-        self.body(str(dtype))(*bound.args, 0, items)
+        each = bound.arguments[self.each]
+        items = each if isinstance(each, int) else each.shape[self.axis]
+        self.body(str(dtype))(*bound.args, *(0, items, 0)[: len(self.share)])
 
     def symbol(self, dtype):
         """The name under which compiled steps find the body."""
@@ -143,8 +151,8 @@ class Kernel:
 
 
 def kernel(each, axis=0, grain=1, intensity=1):
-    """Make a kernel of a loop over the items of the argument `each` along `axis`; threads get multiples of `grain`
-    items.
+    """Make a kernel of a loop over the items of the argument `each`: an array, along `axis`, or a whole number. Threads
+    get multiples of `grain` items.
 
     `intensity` is roughly the arithmetic per byte: it moves the size from which threads pay.
     """
@@ -154,7 +162,7 @@ def kernel(each, axis=0, grain=1, intensity=1):
 # ---- the launch, as seen by LLVM
 
 _I64, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
-_RUN = ir.FunctionType(ir.VoidType(), [_BYTES, _I64, _I64])  # arguments, first, last
+_RUN = ir.FunctionType(ir.VoidType(), [_BYTES, _I64, _I64, _I64])  # arguments, first, last, worker
 
 
 def _emit_launch(context, builder, kernel, symbol, kinds, values):
@@ -166,9 +174,10 @@ def _emit_launch(context, builder, kernel, symbol, kinds, values):
         builder.store(value, cgutils.gep_inbounds(builder, block, 0, position))
         if isinstance(kind, types.Array):
             array = context.make_array(kind)(context, builder, value)
-            size = builder.add(size, builder.mul(array.nitems, array.itemsize))
-            if kernel.parameters[position].name == kernel.each:
-                items = builder.extract_value(array.shape, kernel.axis)
+            if not isinstance(kernel.parameters[position].annotation, _Space):
+                size = builder.add(size, builder.mul(array.nitems, array.itemsize))
+        if kernel.parameters[position].name == kernel.each:
+            items = builder.extract_value(array.shape, kernel.axis) if isinstance(kind, types.Array) else value
     block = builder.bitcast(block, _BYTES)
     threads = builder.load(_threads(builder.module))
     large = builder.icmp_signed(">=", builder.mul(size, _I64(kernel.intensity)), _I64(SERIAL_BELOW))
@@ -183,15 +192,15 @@ def _emit_launch(context, builder, kernel, symbol, kinds, values):
                 builder, launch, types.void, (types.int64,) * 5, [*addresses, items, _I64(kernel.grain), threads]
             )
         with serial:
-            builder.call(run, [block, _I64(0), items])
+            builder.call(run, [block, _I64(0), items, _I64(0)])
 
 
 def _runner(context, module, kernel, symbol, kinds, block_type):
-    """run(block, first, last): take the arguments out of the block and call the compiled body."""
+    """run(block, first, last, worker): take the arguments out of the block and call the compiled body."""
     name = f"run.{symbol}"
     if name in module.globals:
         return module.globals[name]
-    share = types.int64, types.int64
+    share = (types.int64,) * len(kernel.share)
     body_type = context.call_conv.get_function_type(types.void, (*kinds, *share))
     body = cgutils.get_or_insert_function(module, body_type, symbol)
     run = ir.Function(module, _RUN, name)
@@ -199,7 +208,8 @@ def _runner(context, module, kernel, symbol, kinds, block_type):
     builder = ir.IRBuilder(run.append_basic_block())
     block = builder.bitcast(run.args[0], block_type.as_pointer())
     values = [builder.load(cgutils.gep_inbounds(builder, block, 0, i)) for i in range(len(kinds))]
-    context.call_conv.call_function(builder, body, types.void, (*kinds, *share), [*values, *run.args[1:]])
+    values += run.args[1 : 1 + len(share)]
+    context.call_conv.call_function(builder, body, types.void, (*kinds, *share), values)
     builder.ret_void()
     return run
 
@@ -226,12 +236,12 @@ def allow_threads(typing, threads):
 
 
 @intrinsic
-def _run(typing, function, block, first, last):
+def _run(typing, function, block, first, last, worker):
     def emit(context, builder, sig, args):
         builder.call(builder.inttoptr(args[0], _RUN.as_pointer()), [builder.inttoptr(args[1], _BYTES), *args[2:]])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), emit
+    return types.void(*[types.int64] * 5), emit
 
 
 def _launch(function, block, items, grain, threads):
@@ -240,7 +250,7 @@ def _launch(function, block, items, grain, threads):
     for worker in prange(workers):
         first = (worker * grains // workers) * grain
         last = min(((worker + 1) * grains // workers) * grain, items)
-        _run(function, block, first, last)
+        _run(function, block, first, last, worker)
 
 
 def start_engine():

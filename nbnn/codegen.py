@@ -17,11 +17,13 @@ from nbnn.op import Call, Form
 
 WIDTH = 120
 
-PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state", "acts", "work")
+PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state", "acts", "work", "space")
 TARGETS = ("all_labels", "labels", "target_data", "target_code")
-GRADIENTS = (*PREDICT[:6], *TARGETS, "params", "grads", "state", "acts", "work", "losses", "out", "seed", "step")
+ARENAS = ("params", "grads", "state", "acts", "work", "space")
+GRADIENTS = (*PREDICT[:6], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
 TRAIN = ("steps", *GRADIENTS, "rule", "settings", "rates", "reg", "clip", "m", "v", "sums")
-TOOLS = ("allow_threads", "compiled", "view", "kernels", "isfinite", "min", "range", "predict", "gradients", "train")
+TOOLS = ("allow_threads", "compiled", "view", "kernels", "isfinite", "max", "min", "range")
+FUNCTIONS = ("predict", "gradients", "train")
 
 
 def source_text(net: Lowered) -> str:
@@ -101,7 +103,7 @@ class _Writer:
         self.titles: list[str] = []
         self.lines: list[str] = []
         self.names: dict[Form, str] = {}  # the variable that holds each view
-        self.taken = {*TRAIN, *TOOLS, *_kernels(net), "tick", "times"}
+        self.taken = {*TRAIN, *TOOLS, *FUNCTIONS, *_kernels(net), "tick", "times"}
 
     def tick(self, title: str) -> None:
         if self.ticks:
@@ -127,7 +129,9 @@ class _Writer:
         if form.kind == "value":
             return form.name
         if form.kind == "count":
-            return "n" if form.settings == (1,) else f"n * {form.settings[0]}"
+            return _times("n", form.settings[0])
+        if form.kind == "items":
+            return _times(_slots(self.net.buffers[form.name]), form.settings[0])
         if form not in self.names:
             name = "_".join([form.name, *([form.kind] if form.kind else []), *map(str, form.settings)])
             while name in self.taken:  # a node may be called n, view or conv1_rows
@@ -138,10 +142,21 @@ class _Writer:
         return self.names[form]
 
 
+def _times(text: str, factor: int) -> str:
+    return text if factor == 1 else f"{text} * {factor}"
+
+
+def _slots(buffer: Buffer) -> str:
+    """How many partial sums a minibatch of n examples is cut into."""
+    if buffer.slots == 1:
+        return "1"
+    return f"min({'n' if buffer.share == 1 else f'max(n // {buffer.share}, 1)'}, {buffer.slots})"
+
+
 def _view(buffer: Buffer, form: Form) -> str:
     """The arguments of `view`: arena, start, shape, strides."""
     shape, strides, offset = tuple(buffer.shape), buffer.strides, 0
-    if buffer.batched and len(shape) == 4:
+    if len(shape) == 4:
         offset = buffer.halo * (strides[1] + strides[2])
     kind, settings = form.kind, form.settings
     if kind == "padded":
@@ -159,20 +174,20 @@ def _view(buffer: Buffer, form: Form) -> str:
         shape, strides = ("n", *shape), (0, 1)
     elif kind == "cells":
         shape, strides = (shape[0] * shape[1], *shape[2:]), strides[1:]
+    elif kind == "flipped":
+        offset += (shape[0] - 1) * strides[0] + (shape[1] - 1) * strides[1]
+        strides = (-strides[0], -strides[1], *strides[2:])
     elif kind == "matrix":
         shape, strides = (1, shape[0] * shape[1] * shape[2], shape[3]), (0, strides[2], 1)
     elif kind == "places":
         shape, strides = (shape[1], shape[2], shape[0], shape[3]), (strides[1], strides[2], strides[0], 1)
     elif kind == "column":
         shape, strides = (shape[0] * shape[1] * shape[2],), (strides[2],)
-    start = (
-        f"{buffer.start} * cap + {offset}"
-        if buffer.batched and offset
-        else f"{buffer.start} * cap"
-        if buffer.batched
-        else str(buffer.start)
-    )
-    sides = [{"n": "n", "slots": f"min(n, {buffer.slots})"}.get(s, str(s)) for s in shape]
+    start = " + ".join([f"{buffer.start} * {buffer.per}", *([str(offset)] if offset else [])])
+    if not buffer.per:
+        start = str(buffer.start + offset)
+    named = {"n": "n", "slots": _slots(buffer), "workers": "threads"}
+    sides = [named.get(s, str(s)) for s in shape]
     return f"{buffer.arena}, {start}, ({', '.join(sides)}{',' if len(sides) == 1 else ''}), {strides}"
 
 

@@ -1,6 +1,7 @@
 """From a graph to a list of kernel calls on planned memory: passes in one tuple, of which any can be the last.
 
     infer         the graph as it is: nodes and shapes
+    choose        each node's op, or one that does the same by faster kernels
     list_calls    each node's kernel calls, in the node's own words
     route         words become arrays of the whole net: who reads whose output, where gradients meet, who needs none
     plan_buffers  every array gets its place in an arena, its strides and its frame of zeros
@@ -20,10 +21,7 @@ from nbnn.op import Array, Call, Form, Op, Shape, call, picture
 from nbnn.words import align, times
 
 TO_WEIGHTS, TO_INPUT = "to the weights", "to the input"  # directions of a backward section
-MAX_SLOTS = (
-    16  # partial sums of the gradient of a convolution's weights; fixed, so that no result depends on the threads
-)
-SLOT_BYTES = 1 << 25  # and fewer where together they would need more memory than this
+SLOT_BYTES = 1 << 25  # partial sums are fewer where together they would need more memory than this
 
 
 @dataclass(frozen=True)
@@ -38,17 +36,18 @@ class Section:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Where an array lies. Offsets, strides and sizes count elements; those of a `batched` array are per example of the
-    capacity."""
+    """Where an array lies. Offsets, strides and sizes count elements; start and size are multiplied by `per`: "cap",
+    the examples that there is room for, or "threads"."""
 
-    arena: str  # params, grads, state, acts, work
+    arena: str  # params, grads, state, acts, work, space
     start: int
-    shape: tuple  # the first entry may be "n" or "slots"
+    shape: tuple  # the first entry may be "n", "slots" or "workers"
     strides: tuple[int, ...]
-    size: int  # elements from the first to the end of the room behind the last; per example where batched
+    size: int  # elements from the first to the end of the room behind the last
     halo: int = 0
-    batched: bool = False
+    per: str = ""
     slots: int = 0
+    share: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,9 @@ class Lowered:
     graph: Graph
     dtype: str
     lanes: int
+    algorithm: str = "auto"
     stage: str = "graph"
+    ops: dict[str, Op] = field(default_factory=dict)  # node -> the op that computes it
     training: tuple[Section, ...] = ()
     inference: tuple[Section, ...] = ()
     backward: tuple[Section, ...] = ()
@@ -89,7 +90,7 @@ class Lowered:
                 [
                     name,
                     b.arena,
-                    f"{b.start}{' per example' if b.batched else ''}",
+                    f"{b.start}{f' * {b.per}' if b.per else ''}",
                     str(b.shape),
                     str(b.strides),
                     str(b.halo or ""),
@@ -110,12 +111,19 @@ def infer(net: Lowered) -> Lowered:
     return net
 
 
+def choose(net: Lowered) -> Lowered:
+    """Find the op that computes each node. The reference and algorithm="direct" take every node at its word."""
+    plain = net.lanes == 1 or net.algorithm == "direct"
+    ops = {n.name or "": n if plain else n.chosen(*net.graph.input_shapes(n)) for n in net.graph.nodes}
+    return replace(net, ops=ops)
+
+
 def list_calls(net: Lowered) -> Lowered:
     """Ask each op for its kernel calls."""
     training: list[Section] = []
     inference: list[Section] = []
     backward: list[Section] = []
-    for node in net.graph.nodes:
+    for node in net.ops.values():
         shapes = net.graph.input_shapes(node)
         title = f"{node}   {_arrow(net.graph, node)}"
         training.append(Section(node.name or "", title, tuple(node.forward(*shapes))))
@@ -135,7 +143,7 @@ def _arrow(graph: Graph, node: Op) -> str:
 def route(net: Lowered) -> Lowered:
     """Give the arrays of all nodes their names in the net, and lead gradients to where they are needed."""
     graph = net.graph
-    scope = _Scope(graph)
+    scope = _Scope(graph, net.ops)
     needs = {INPUT: False}  # whether any parameter lies at or before a tensor: only then somebody wants its gradient
     for node in graph.nodes:
         needs[node.name or ""] = bool(node.params(*graph.input_shapes(node))) or any(
@@ -194,9 +202,9 @@ def _rename(c: Call, words: dict[str, str]) -> Call:
 class _Scope:
     """The names of all arrays of a net, found while its nodes are walked."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, ops: dict[str, Op]) -> None:
         self.graph = graph
-        self.nodes = {n.name or "": n for n in graph.nodes}
+        self.nodes = ops
         self.arrays: dict[str, Array] = {}
         self.owners: dict[str, tuple[str, str]] = {}
         self.words: dict[str, dict[str, str]] = {}
@@ -286,28 +294,45 @@ def plan_buffers(net: Lowered) -> Lowered:
     }
     order = sorted(net.arrays, key=lambda name: not net.arrays[name].decay)  # weights first; otherwise as they come
     buffers: dict[str, Buffer] = {}
-    sizes = dict.fromkeys(("params", "grads", "state", "acts", "work"), 0)
+    sizes = dict.fromkeys(("params", "grads", "state", "acts", "work", "space"), 0)
+    spaces = _spaces(net)
     decayed = 0
     for name in order:
         array, (_, kind) = net.arrays[name], net.owners[name]
         if kind == "scratch" and name not in used:
             continue
-        batched = array.memory[0] == "n"
-        arena = kinds.get(kind, "acts" if batched else "work")
-        strides = _strides(net, array.memory, halos.get(name, 0), dense=name == INPUT and _dense(net.graph))
+        per = {"n": "cap", "workers": "threads"}.get(array.memory[0], "")
+        arena = kinds.get(kind, {"cap": "acts", "threads": "space"}.get(per, "work"))
+        strides = _strides(net, array, halos.get(name, 0), dense=name == INPUT and _dense(net))
         slots = 0
         if array.memory[0] == "slots":
-            slots = max(4, min(MAX_SLOTS, SLOT_BYTES // (strides[0] * _itemsize(net.dtype))))
-        first = slots or (1 if batched else array.memory[0])
+            slots = max(min(4, array.slots), min(array.slots, SLOT_BYTES // (strides[0] * _itemsize(net.dtype))))
+        first = slots or (1 if per else array.memory[0])
         size = strides[0] * first if len(strides) > 1 else row_room(net, array.memory[0])
-        buffer = Buffer(arena, sizes[arena], array.memory, strides, size, halos.get(name, 0), batched, slots)
+        start = spaces[name] if arena == "space" else sizes[arena]
+        buffer = Buffer(arena, start, array.memory, strides, size, halos.get(name, 0), per, slots, array.share)
         buffers[name] = buffer
-        sizes[arena] = _up(sizes[arena] + buffer.size, 16)
+        sizes[arena] = max(sizes[arena], _up(start + buffer.size, 16))
         if kind == "params" and array.decay:
             decayed = sizes[arena]
     return replace(
         net, buffers={name: buffers[name] for name in net.arrays if name in buffers}, sizes=sizes, decayed=decayed
     )
+
+
+def _spaces(net: Lowered) -> dict[str, int]:
+    """Where the workers' own arrays begin: side by side within a call, over those of all other calls."""
+    found: dict[str, int] = {}
+    for section in (*net.training, *net.inference, *net.backward):
+        for c in section.calls:
+            names = [n for n in map(_name_of, c.operands) if n in net.arrays and net.arrays[n].memory[0] == "workers"]
+            size = {n: _up(_strides(net, net.arrays[n], 0, False)[0], 16) for n in names}
+            at = max((found[n] + size[n] for n in names if n in found), default=0)
+            for n in names:
+                if n not in found:
+                    found[n] = at
+                    at += size[n]
+    return found
 
 
 def _name_of(operand: object) -> object:
@@ -325,16 +350,9 @@ def _halos(net: Lowered) -> dict[str, int]:
     return halos
 
 
-def _dense(graph: Graph) -> bool:
+def _dense(net: Lowered) -> bool:
     """Whether the input can do without room behind its channels: all who read it read it number by number."""
-    names = {INPUT}
-    for node in graph.nodes:
-        if names & set(node.inputs or ()):
-            if node.passes:
-                return False  # computed whole registers at a time
-            if not node.dense_input:
-                return False
-    return True
+    return all(op.dense_input for op in net.ops.values() if INPUT in (op.inputs or ()))
 
 
 def _itemsize(dtype: str) -> int:
@@ -355,7 +373,8 @@ def row_room(net: Lowered, columns: int) -> int:
     return room + net.lanes if room * _itemsize(net.dtype) % 1024 == 0 else room
 
 
-def _strides(net: Lowered, memory: tuple, halo: int, dense: bool) -> tuple[int, ...]:
+def _strides(net: Lowered, array: Array, halo: int, dense: bool) -> tuple[int, ...]:
+    memory = array.memory
     sides = list(memory)
     if len(memory) == 4 and memory[0] == "n":
         sides[1:3] = [s + 2 * halo for s in memory[1:3]]
@@ -364,7 +383,9 @@ def _strides(net: Lowered, memory: tuple, halo: int, dense: bool) -> tuple[int, 
     for side in reversed(sides[:-1]):
         strides.insert(0, step)
         step *= side if isinstance(side, int) else 1
-    if memory[0] == "n":
+        if array.apart:
+            step = row_room(net, step)
+    if memory[0] in ("n", "workers"):
         strides[0] = _up(strides[0], 16)
     return tuple(strides) if len(memory) > 1 else (1,)
 
@@ -376,12 +397,19 @@ def emit(net: Lowered) -> Lowered:
     return replace(net, source=source_text(net))
 
 
-PASSES: tuple[Callable[[Lowered], Lowered], ...] = (infer, list_calls, route, plan_buffers, emit)
+PASSES: tuple[Callable[[Lowered], Lowered], ...] = (infer, choose, list_calls, route, plan_buffers, emit)
 
 
-def lower(graph: Graph, *, dtype: str = "float32", lanes: int | None = None, stop: str | None = None) -> Lowered:
+def lower(
+    graph: Graph,
+    *,
+    dtype: str = "float32",
+    lanes: int | None = None,
+    algorithm: str = "auto",
+    stop: str | None = None,
+) -> Lowered:
     """Run the passes; `stop` names the last one. `lanes` is the register width in elements, that of this machine by
-    default."""
+    default; `algorithm="direct"` rules out algorithms that round differently from a plain sum."""
     names = [p.__name__ for p in PASSES]
     if stop is not None and stop not in names:
         raise ValueError(f"there is no pass {stop!r}; the passes are {', '.join(names)}")
@@ -389,7 +417,7 @@ def lower(graph: Graph, *, dtype: str = "float32", lanes: int | None = None, sto
         from nbnn.kernels.simd import lanes_of
 
         lanes = lanes_of(dtype)
-    net = Lowered(graph, dtype, lanes)
+    net = Lowered(graph, dtype, lanes, algorithm)
     for step in PASSES:
         net = verify(replace(step(net), stage=step.__name__))
         if step.__name__ == stop:
@@ -412,7 +440,8 @@ def verify(net: Lowered) -> Lowered:
                     if isinstance(name, str) and not runtime and name not in net.arrays:
                         broken(f"{section.node}: {c.kernel} reads {name!r}, which is no array")
     if net.stage in ("plan_buffers", "emit"):
-        for arena, size in net.sizes.items():
+        for arena in ("params", "grads", "state", "acts", "work"):
+            size = net.sizes[arena]
             ends = sorted((b.start, b.start + b.size) for b in net.buffers.values() if b.arena == arena)
             for (_, end), (start, _) in pairwise(ends):
                 if start < end:

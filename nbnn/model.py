@@ -64,11 +64,17 @@ class Model:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
         self.graph, self.dtype, self.seed = graph, str(np.dtype(dtype)), inputs.seed(seed)
         self.backend, self.algorithm = backend, algorithm
-        self.lowered: Lowered = lower(graph, dtype=self.dtype, lanes=1 if backend == "numpy" else None)
-        sizes = self.lowered.sizes
-        kinds = ("params", "grads", "state", "work")
+        self.lowered: Lowered = lower(
+            graph, dtype=self.dtype, lanes=1 if backend == "numpy" else None, algorithm=algorithm
+        )
+        self._step = step_of(self.lowered.source, jitted=backend == "numba")
+        sizes = dict(self.lowered.sizes)
+        sizes["space"] *= self._step.most_threads()
+        kinds = ("params", "grads", "state", "work", "space")
         try:
-            self._params, self._grads, self._state, self._work = (arena(sizes[k], self.dtype) for k in kinds)
+            self._params, self._grads, self._state, self._work, self._space = (
+                arena(sizes[k], self.dtype) for k in kinds
+            )
             self.params, self.grads, self.state = map(self._arrays, kinds[:3])
             for name, start in initial_values(graph, self.seed).items():
                 (self.params if name in self.params else self.state)[name] = start
@@ -81,7 +87,6 @@ class Model:
         self.steps_taken = 0  # also what dropout's random numbers of the next step are keyed by
         self._memory = rules.Memory()
         self._lock = threading.RLock()  # arenas are shared: one call at a time
-        self._step = step_of(self.lowered.source, jitted=backend == "numba")
         self._capacity = 0
         if batch is not None:
             self._make_room(inputs.positive(batch, "batch"))
@@ -102,6 +107,7 @@ class Model:
             ["gradients", f"{sizes['grads'] * width:,}"],
             ["state", f"{sizes['state'] * width:,}"],
             ["scratch", f"{sizes['work'] * width:,}"],
+            ["room of one thread", f"{sizes['space'] * width:,}"],
             ["activations and gradients of one example", f"{sizes['acts'] * width:,}"],
         ]
         return f"{self.graph}\n\n{align(rows, right=(1,))}"
@@ -334,7 +340,7 @@ class Model:
         return scores
 
     def _predict_arguments(self, x: np.ndarray, rows: np.ndarray) -> tuple:
-        arenas = self._params, self._state, self._acts, self._work
+        arenas = self._params, self._state, self._acts, self._work, self._space
         return (self._step.threads(), len(rows), self._capacity, *self._step.data(x), rows, *arenas)
 
     def gradient_arguments(self, X: Any, y: Any) -> tuple:
@@ -362,6 +368,7 @@ class Model:
             self._state,
             self._acts,
             self._work,
+            self._space,
             self._losses[:batch],
             out,
             self.seed,

@@ -42,8 +42,10 @@ class Array(NamedTuple):
     """An array that belongs to a node. `memory` is its shape as the kernels see it; the last axis gets room for whole
     registers.
 
-    `axes` turns memory into the shape that people know, after `merged` leading axes have been made one. A first
-    dimension "n" is the minibatch, "slots" the number of partial sums. `decay` says that L2 and weight decay apply.
+    `axes` turns memory into the shape that people know, after `merged` leading axes have been made one. `decay` says
+    that L2 and weight decay apply. A first dimension "n" is the minibatch, "workers" gives each thread room of its own
+    during one call, and "slots" is the number of partial sums: at most `slots`, each of at least `share` examples.
+    `apart` keeps outer steps off multiples of 1 KiB.
     """
 
     memory: tuple
@@ -52,6 +54,9 @@ class Array(NamedTuple):
     decay: bool = False
     fan: tuple[float, float] = (0.0, 0.0)
     init: str = "zeros"
+    slots: int = 16
+    share: int = 1
+    apart: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -193,6 +198,10 @@ class Op:
         return f"{type(self).__name__}({', '.join(words)})"
 
     # what an op says about itself; `shapes` are those of its inputs
+
+    def chosen(self, *shapes: Shape) -> Op:
+        """The op that stands for this one in a compiled step: itself, or one that does the same by faster kernels."""
+        return self
 
     def shape(self, *shapes: Shape) -> Shape:
         return shapes[0]

@@ -186,6 +186,11 @@ class Conv(_Weighted):
     def _weights(self) -> str:
         return "dense" if self.groups > 1 else "w"
 
+    def chosen(self, *shapes: Shape) -> Op:
+        from nbnn.winograd import WinogradConv
+
+        return WinogradConv.of(self, *shapes) or self
+
 
 @dataclass(frozen=True)
 class Affine(_Weighted):

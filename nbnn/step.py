@@ -80,6 +80,14 @@ class Step:
 
         return numba.get_num_threads()
 
+    def most_threads(self) -> int:
+        """More than this `threads` never says."""
+        if not self.jitted:
+            return 1
+        import numba
+
+        return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
     def data(self, x: np.ndarray) -> tuple[Any, int]:
         """An array as the gather kernel takes it: its address, or for the reference the array itself."""
         return (x.__array_interface__["data"][0] if self.jitted else x), CODES[x.dtype.name]

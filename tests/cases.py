@@ -256,6 +256,64 @@ CONV = [
     *conv("more examples than pass over the weights together", 16, 16, (32, 32), (3, 3), pad=1, n=10),
 ]
 
+# ---- convolution, Winograd's way
+
+
+def winograd(
+    label: str,
+    channels: int,
+    filters: int,
+    sides: tuple[int, int],
+    *,
+    n: int = 2,
+    slots: int = 1,
+    blocks: int = 1,
+    together: int = 16,
+) -> list[Case]:
+    """The values of the weights, forward (which is also the way to the input), to the weights. `sides` are those of x
+    with its padding; a worker holds `together` tiles, and on the way to the weights a `blocks`-th of the channels."""
+    out = [side - 2 for side in sides]
+    held = -(-channels // blocks)
+
+    def space(make: Maker, *shape: int) -> np.ndarray:
+        return make.out(2, 36, *shape)  # two workers
+
+    def patch(make: Maker) -> np.ndarray:
+        return make.out(2, 6, 6, max(channels, filters))
+
+    def weights(make: Maker) -> tuple:
+        return make.grad(3, 3, channels, filters), make.grad_out(36, channels, filters)
+
+    def forward(make: Maker) -> tuple:
+        room = space(make, together, channels), space(make, together, 32), patch(make)
+        x, u = make.value(n, *sides, channels), make.grad(36, channels, filters)
+        return x, u, make.grad(filters), make.out(n, *out, filters), *room
+
+    def back(make: Maker) -> tuple:
+        dw, db = make.grad_out(slots, 3, 3, channels, filters), make.grad_out(slots, filters)
+        room = space(make, together, held), space(make, together, filters), space(make, held, filters)
+        x, dy = make.value(n, *sides, channels), make.grad(n, *out, filters)
+        return x, dy, slots * blocks, dw, db, *room, patch(make)
+
+    return [
+        Case("winograd_weights", label, weights),
+        Case("conv_forward_winograd", label, forward),
+        Case("conv_backward_weights_winograd", label, back),
+    ]
+
+
+WINOGRAD = [
+    *winograd("whole tiles, full registers", 16, 32, (10, 10)),
+    *winograd("sides of 4 k + 1, 2, 3: tiles that hang over", 16, 16, (7, 9), n=3),
+    *winograd("smaller than a tile", 17, 20, (4, 5), n=1),
+    *winograd("one place", 5, 3, (3, 3)),
+    *winograd("33 channels to 70 filters: three panels, the last one narrow", 33, 70, (8, 6)),
+    *winograd("more tiles than are held together, across examples", 5, 10, (14, 12), n=3, together=8),
+    *winograd("fewer tiles than a product has rows", 16, 16, (6, 6), n=1),
+    *winograd("slots with unequal shares", 16, 10, (8, 8), n=7, slots=3),
+    *winograd("blocks of channels, the last one smaller", 40, 16, (6, 10), n=4, slots=2, blocks=3, together=8),
+]
+
 # ---- affine
 
 
@@ -830,6 +888,7 @@ MOVES = [
 
 CASES: list[Case] = [
     *CONV,
+    *WINOGRAD,
     *AFFINE,
     *(case for name in ACTIVATIONS for case in activation(name)),
     *POOL,

@@ -97,6 +97,13 @@ NETS = {
         5,
         "branches, sums and joins; a tensor read three times; a picture that is not square",
     ),
+    "wide": Net(
+        Graph(
+            [Conv(70, 3), SiLU(), Conv(33, 3, pad=2, bias=False), MaxPool(2), Affine(3)], input=(17, 7, 6), loss="svm"
+        ),
+        6,
+        "Winograd convolutions: from the input on, over blocks of channels, with tiles over the edge",
+    ),
     "grouped": Net(
         Graph(
             [

@@ -85,11 +85,17 @@ def head_first():
     return Graph([*nodes, Conv(4, (1, 3), dilation=2), Affine(3)], input=(2, 9, 9), loss="softmax")
 
 
+def winograd():
+    """Convolutions that go Winograd's way: workers have room of their own."""
+    nodes = [Conv(20, 3, pad=1), ReLU(), Conv(130, 3), ReLU(), Conv(16, 3, pad=2), Affine(3)]
+    return Graph(nodes, input=(16, 9, 9), loss="softmax")
+
+
 def no_loss():
     return Graph([Affine(7), Tanh(), Dropout(0.1)], input=5)
 
 
-GRAPHS = {make.__name__: make() for make in (chain, dag, wide, head_first, no_loss)}
+GRAPHS = {make.__name__: make() for make in (chain, dag, wide, head_first, winograd, no_loss)}
 EACH_GRAPH = pytest.mark.parametrize("graph", [pytest.param(graph, id=name) for name, graph in GRAPHS.items()])
 
 
@@ -130,7 +136,8 @@ def test_a_stage_leaves_the_one_before_as_it_was():
 @pytest.mark.parametrize(("dtype", "lanes"), [("float32", 16), ("float64", 4), ("float64", 1)])
 def test_no_two_buffers_overlap(graph, dtype, lanes):
     net = lower(graph, dtype=dtype, lanes=lanes, stop="plan_buffers")
-    for arena, size in net.sizes.items():
+    for arena in ("params", "grads", "state", "acts", "work"):
+        size = net.sizes[arena]
         ends = sorted((b.start, b.start + b.size, name) for name, b in net.buffers.items() if b.arena == arena)
         assert all(start % 16 == 0 for start, _, _ in ends)
         assert all(first[1] <= second[0] for first, second in itertools.pairwise(ends)), ends
@@ -144,19 +151,32 @@ def test_no_view_leaves_its_buffer(graph, dtype, lanes):
     net = lower(graph, dtype=dtype, lanes=lanes)
     calls = [c for c in ast.walk(ast.parse(net.source)) if isinstance(c, ast.Call) and ast.unparse(c.func) == "view"]
     assert calls
-    for call, (n, cap) in itertools.product(calls, [(1, 1), (3, 7), (40, 40)]):
+    for call, (n, cap, threads) in itertools.product(calls, [(1, 1, 1), (3, 7, 2), (40, 40, 5)]):
         arena = ast.unparse(call.args[0])
-        known = {"n": n, "cap": cap, "min": min}
+        known = {"n": n, "cap": cap, "min": min, "max": max, "threads": threads}
         start, shape, strides = (eval(ast.unparse(a), {}, known) for a in call.args[1:])
         assert min(shape) >= 1
-        last = start + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
-        times = {name: cap if b.batched else 1 for name, b in net.buffers.items()}
-        around = [
-            name
-            for name, b in net.buffers.items()
-            if b.arena == arena and b.start * times[name] <= start and last < (b.start + b.size) * times[name]
-        ]
-        assert len(around) == 1, ast.unparse(call)
+        reach = [(side - 1) * stride for side, stride in zip(shape, strides, strict=True)]
+        least, last = start + sum(min(r, 0) for r in reach), start + sum(max(r, 0) for r in reach)
+        around = []
+        for name, b in net.buffers.items():
+            times = {"cap": cap, "threads": threads, "": 1}[b.per]
+            if b.arena == arena and b.start * times <= least and last < (b.start + b.size) * times:
+                around.append(name)
+        assert len(around) == 1 or (around and arena == "space"), ast.unparse(call)
+
+
+def test_the_workers_arrays_of_a_call_lie_side_by_side():
+    net = lower(winograd(), lanes=16, stop="plan_buffers")
+    seen = 0
+    for section in (*net.training, *net.inference, *net.backward):
+        for call in section.calls:
+            rooms = [net.buffers[o] for o in call.operands if isinstance(o, str) and net.buffers[o].arena == "space"]
+            ends = sorted((b.start, b.start + b.size) for b in rooms)
+            assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
+            assert all(b.start + b.size <= net.sizes["space"] and b.strides[0] == b.size for b in rooms)
+            seen += len(rooms)
+    assert seen == 3 * 3 + 3 * 4 + 2 * 3 + 3 * 3  # forward, to the weights, to the input, inference
 
 
 def test_parameters_and_gradients_lie_alike_and_weights_come_first():

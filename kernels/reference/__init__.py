@@ -58,6 +58,7 @@ from nbnn.kernels.reference.pool import (
     max_pool_forward,
 )
 from nbnn.kernels.reference.update import add_l2, clip_norm, square_sums, update
+from nbnn.kernels.reference.winograd import conv_backward_weights_winograd, conv_forward_winograd, winograd_weights
 
 __all__ = [
     "add_forward",
@@ -77,7 +78,9 @@ __all__ = [
     "collect_groups",
     "conv_backward_data",
     "conv_backward_weights",
+    "conv_backward_weights_winograd",
     "conv_forward",
+    "conv_forward_winograd",
     "copy",
     "copy_rows",
     "dropout",
@@ -116,4 +119,5 @@ __all__ = [
     "tanh_forward",
     "turn",
     "update",
+    "winograd_weights",
 ]

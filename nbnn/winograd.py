@@ -1,0 +1,96 @@
+"""Which convolutions go Winograd's way, and what they call (the kernels are in `kernels/winograd.py`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nbnn.kernels.constants import POINTS, TILE, TILE_READS
+from nbnn.op import Array, Call, Form, Shape, call, padded
+from nbnn.ops import Conv
+
+LEAST_CHANNELS = 16  # below this the transforms cost more than the products save
+LEAST_SAVING = 1.5  # products of the direct way over ours; ragged edges take a part of the 4
+TOGETHER, TOGETHER_BACK = 32, 64  # tiles that a worker holds at a time: measured 8 ... 128
+CHANNELS_BACK = 64  # channels whose sums a worker holds at a time, on the way to the weights
+ITEMS_BACK = 16  # slots times blocks of channels
+PANEL = 32  # at least two registers of filters
+
+
+@dataclass(frozen=True)
+class WinogradConv(Conv):
+    """A Conv of window 3, stride 1, dilation 1 by Winograd's F(4x4, 3x3), F(3x3, 4x4) to the weights"""
+
+    dense_input: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, conv: Conv, *shapes: Shape) -> WinogradConv | None:
+        """The convolution done this way, or None where that is impossible or would not pay."""
+        if (conv.size, conv.stride, conv.dilation, conv.groups) != (3, 1, 1, 1) or conv.pad > 2:
+            return None
+        op = cls(**{f.name: getattr(conv, f.name) for f in dataclasses.fields(conv)})
+        channels, height, width = op.shape(*shapes)
+        saving = 9 * height * width / (POINTS**2 * op.tiles(*shapes))
+        return op if min(channels, shapes[0][0]) >= LEAST_CHANNELS and saving >= LEAST_SAVING else None
+
+    def __str__(self) -> str:
+        return f"{self.written(self.settings()).removeprefix('Winograd')} by Winograd"
+
+    def tiles(self, *shapes: Shape) -> int:
+        """Tiles of one picture of y."""
+        _, height, width = self.shape(*shapes)
+        return -(-height // TILE) * -(-width // TILE)
+
+    def _blocks(self, channels: int) -> int:
+        return -(-channels // CHANNELS_BACK)
+
+    def scratch(self, *shapes: Shape) -> dict[str, Array]:
+        channels, filters = shapes[0][0], self.filters
+        held = -(-channels // self._blocks(channels))
+        slots = max(1, ITEMS_BACK // self._blocks(channels))
+        share = -(-TOGETHER_BACK // self.tiles(*shapes))
+
+        def room(tiles: int, columns: int) -> Array:
+            return Array(("workers", POINTS**2, tiles, columns), apart=True)
+
+        return {
+            "turned": Array((3, 3, filters, channels)),
+            "values": Array((POINTS**2, channels, filters), apart=True),
+            "values_turned": Array((POINTS**2, filters, channels), apart=True),
+            "no_bias": Array((channels,)),
+            "parts_w": Array(("slots", 3, 3, channels, filters), slots=slots, share=share),
+            "parts_b": Array(("slots", filters), slots=slots, share=share),
+            "tiles_x": room(TOGETHER, channels),
+            "tiles_dy": room(TOGETHER, filters),
+            "products": room(TOGETHER, PANEL),
+            "held_x": room(TOGETHER_BACK, held),
+            "held_dy": room(TOGETHER_BACK, filters),
+            "sums": room(held, filters),
+            "patch": Array(("workers", TILE_READS, TILE_READS, max(channels, filters))),
+            **self.bias_scratch(filters),
+        }
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        room = ("tiles_x", "products", "patch")
+        return [
+            call("winograd_weights", "w", "values"),
+            call("conv_forward_winograd", padded("x", self.pad), "values", "b", "y", *room),
+        ]
+
+    def backward_params(self, *shapes: Shape) -> list[Call]:
+        items = Form("items", "parts_w", (self._blocks(shapes[0][0]),))
+        room = ("held_x", "held_dy", "sums", "patch")
+        kernel = "conv_backward_weights_winograd"
+        return [
+            call(kernel, padded("x", self.pad), "dy", items, "parts_w", "parts_b", *room),
+            *super().backward_params(*shapes)[1:],
+        ]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        room = ("tiles_dy", "products", "patch")
+        return [
+            call("turn", Form("cells", "w"), Form("cells", "turned")),
+            call("winograd_weights", Form("flipped", "turned"), "values_turned"),
+            call("conv_forward_winograd", padded("dy", 2 - self.pad), "values_turned", "no_bias", "dx", *room),
+        ]
