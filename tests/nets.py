@@ -97,7 +97,7 @@ NETS = {
         5,
         "branches, sums and joins; a tensor read three times; a picture that is not square",
     ),
-    "wide": Net(
+    "winograd": Net(
         Graph(
             [Conv(70, 3), SiLU(), Conv(33, 3, pad=2, bias=False), MaxPool(2), Affine(3)], input=(17, 7, 6), loss="svm"
         ),
