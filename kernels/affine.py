@@ -100,8 +100,8 @@ def _weights_columns(x, dy, dw, first, last, n0, depth, m, vectors):
 
 
 @kernel(each="features", grain=ROWS, intensity=16)
-def affine_backward_weights(x: Array4, dy: Array2, features: Array1, dw: Array4, first: int, last: int):
-    """dw[h, w, c, m] = sum over n of x[n, h, w, c] * dy[n, m]. `features` only counts h * w * c."""
+def affine_backward_weights(x: Array4, dy: Array2, features: int, dw: Array4, first: int, last: int):
+    """dw[h, w, c, m] = sum over n of x[n, h, w, c] * dy[n, m]. `features` is their number, h * w * c."""
     count, units, width = x.shape[0], dy.shape[1], lanes(x)
     for n0 in range(0, count, DEPTH):
         depth = min(DEPTH, count - n0)

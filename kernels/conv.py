@@ -173,7 +173,7 @@ def _add_places(dyn, dy, dbs, fresh):
         store(dbs, f, s)
 
 
-@kernel(each="dw", intensity=16)
+@kernel(each="dw", intensity=16, fills=2)
 def conv_backward_weights(
     x: Array4, dy: Array4, stride: int, dilation: int, dw: Array5, db: Array2, first: int, last: int
 ):

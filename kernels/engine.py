@@ -2,7 +2,7 @@
 
     from nbnn.kernels.engine import float32 as kernels
     conv_forward, relu_forward = kernels("conv_forward", "relu_forward")
-    allow_threads, compiled, view = kernels.tools
+    allow_threads, compiled, deep, launch, view = kernels.tools
 
 Nothing here imports Numba before a jitted name is asked for.
 """
@@ -22,8 +22,9 @@ class Reference:
         return [getattr(reference, name) for name in names]
 
     @property
-    def tools(self) -> tuple[Callable, Callable, Callable]:
-        return (lambda threads: None), (lambda function: function), _view
+    def tools(self) -> tuple[Callable, ...]:
+        """A kernel's words have done its work already when the launch around them comes."""
+        return _nothing, (lambda function: function), _nothing, _nothing, _view
 
     @property
     def tick(self) -> Callable:
@@ -31,7 +32,7 @@ class Reference:
 
 
 class Jitted:
-    """Launches of the jitted kernels, for use inside a jitted function."""
+    """The jitted kernels, for use inside a jitted function."""
 
     def __init__(self, dtype: str):
         self.dtype = dtype
@@ -45,10 +46,10 @@ class Jitted:
         return [kernels[name].bind(self.dtype) for name in names]
 
     @property
-    def tools(self) -> tuple[Callable, Callable, Callable]:
-        from nbnn.kernels.jit import allow_threads, compiled, view
+    def tools(self) -> tuple[Callable, ...]:
+        from nbnn.kernels.jit import allow_threads, compiled, deep, launch, view
 
-        return allow_threads, compiled, view
+        return allow_threads, compiled, deep, launch, view
 
     @property
     def tick(self) -> Callable:
@@ -60,6 +61,10 @@ class Jitted:
 def _view(arena: np.ndarray, start: int, shape: tuple, strides: tuple) -> np.ndarray:
     """The array of that shape and those strides (in elements) which begins at arena[start]."""
     return np.lib.stride_tricks.as_strided(arena[start:], shape, [s * arena.itemsize for s in strides])
+
+
+def _nothing(*words: object) -> None:
+    pass
 
 
 def _tick(times: np.ndarray, place: int) -> None:

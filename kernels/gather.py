@@ -47,7 +47,7 @@ def gather(data: int, code: int, rows: Ints, x: Array4, first: int, last: int):
                     at += 1
 
 
-@kernel(each="labels", grain=1024)
+@kernel(each="labels")
 def gather_labels(all_labels: Ints, rows: Ints, labels: Ints, first: int, last: int):
     """labels[n] = all_labels[rows[n]]."""
     for n in range(first, last):

@@ -5,10 +5,14 @@
 
 A kernel is one jitted body that handles the items first .. last - 1; one that needs room of its own asks for its
 `worker` number as well. It is compiled once for each dtype, alone, and kept on disk. From Python it is called without
-first and last: `relu_forward(x, y)`. In a compiled step the same words are a *launch*: the arguments are put into one
-block of memory, and either the body is called here for all items, or `_launch`, the only parallel function there is,
-shares the items among the threads and calls the body in each. So a new graph compiles a straight list of launches and
-no loop, which is why it compiles in a second or two.
+first and last: `relu_forward(x, y)`. In a compiled step these words put the arguments into one block of memory, and
+
+    launch(deep(2), conv_forward(x, w, b, 1, 1, y), relu_forward(y, z), max_pool_forward(z, 2, 2, 0, p))
+
+shares the items among the threads once, by `_launch`, the only parallel function there is; each thread takes its share
+through all the kernels, here two items at a time, while they are in its cache. A launch that is too small to be worth
+it runs in the thread that asked for it. So a new graph compiles a straight list of launches and no loop, which is why
+it compiles in a second or two.
 
 How many threads there are decides who handles an item, never what is computed for it: every item writes only its own
 part.
@@ -63,6 +67,7 @@ Array1, Array2, Array3, Array4, Array5 = (_Real(ndim) for ndim in (1, 2, 3, 4, 5
 Space4 = _Space(4)
 Ints = _Fixed(types.Array(types.int64, 1, "A"))
 Doubles = _Fixed(types.Array(types.float64, 1, "A"))
+_I64, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
 _PLAIN = {int: _Fixed(types.int64), float: _Fixed(types.float64)}
 _SHARE = ("first", "last", "worker")  # what the launch supplies
 
@@ -72,10 +77,17 @@ def inlined(function):
     return njit(**OPTIONS)(function)
 
 
-@inlined
-def step(x, axis):
-    """The stride of an axis in elements."""
-    return x.strides[axis] // x.itemsize
+@intrinsic(prefer_literal=True)
+def step(typing, x, axis):
+    """The stride of an axis in elements. A shift: a division by x.itemsize, which LLVM does not know, would stay in the
+    innermost loops, because a division may fail and so is not moved out of them."""
+
+    def emit(context, builder, sig, args):
+        strides = context.make_array(sig.args[0])(context, builder, args[0]).strides
+        shift = (x.dtype.bitwidth // 8).bit_length() - 1
+        return builder.ashr(builder.extract_value(strides, axis.literal_value), _I64(shift))
+
+    return types.int64(x, axis), emit
 
 
 def compiled(function):
@@ -86,18 +98,25 @@ def compiled(function):
 class Kernel:
     """A loop with a name, one compiled body per dtype, and the argument that counts its items."""
 
-    def __init__(self, function, each, axis, grain, intensity):
+    def __init__(self, function, each, axis, grain, intensity, fills):
         self.name = function.__name__
         self.function = function
         self.each, self.axis = each, axis
         self.grain = grain
         self.intensity = intensity
+        self.fills = fills
         self.__doc__ = function.__doc__
         whole = inspect.signature(function)
         self.parameters = [p for p in whole.parameters.values() if p.name not in _SHARE]
         self.__signature__ = whole.replace(parameters=self.parameters)
         self.share = tuple(name for name in _SHARE if name in whole.parameters)
         self._bodies = {}
+
+    @property
+    def outputs(self):
+        """The places of the outputs among the arguments."""
+        arrays = [k for k, p in enumerate(self.parameters) if p.annotation not in (int, float, Space4)]
+        return arrays[-self.fills :]
 
     def types(self, dtype):
         """The Numba types of the arguments, without the share."""
@@ -130,42 +149,45 @@ class Kernel:
         return name
 
     def bind(self, dtype):
-        """The function that a compiled step calls: a launch of this kernel in that dtype."""
+        """The function that a compiled step calls for work for a launch: this kernel in that dtype with arguments."""
         symbol = self.symbol(dtype)
         wanted = self.types(dtype)
 
-        def launch(typing, *args):
+        def work(typing, *args):
             def emit(context, builder, sig, args):
-                _emit_launch(context, builder, self, symbol, sig.args, args)
-                return context.get_dummy_value()
+                return _emit_work(context, builder, self, symbol, sig.args, args)
 
-            return types.void(*wanted), emit
+            return _WORK(*wanted), emit
 
-        launch.__name__ = self.name
+        work.__name__ = self.name
         words = [
             inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD),
             *(p.replace(annotation=inspect.Parameter.empty) for p in self.parameters),
         ]
-        launch.__signature__ = inspect.Signature(words)  # Numba reads the number of arguments there
-        return intrinsic(launch)
+        work.__signature__ = inspect.Signature(words)  # Numba reads the number of arguments there
+        return intrinsic(work)
 
 
-def kernel(each, axis=0, grain=1, intensity=1):
+def kernel(each, axis=0, grain=1, intensity=1, fills=1):
     """Make a kernel of a loop over the items of the argument `each`: an array, along `axis`, or a whole number. Threads
     get multiples of `grain` items.
 
-    `intensity` is roughly the arithmetic per byte: it moves the size from which threads pay.
+    `intensity` is roughly the arithmetic per byte: it moves the size from which threads pay. `fills` of the arrays, the
+    last ones before the workers' room, are outputs.
     """
-    return lambda function: Kernel(function, each, axis, grain, intensity)
+    return lambda function: Kernel(function, each, axis, grain, intensity, fills)
 
 
 # ---- the launch, as seen by LLVM
 
-_I64, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
 _RUN = ir.FunctionType(ir.VoidType(), [_BYTES, _I64, _I64, _I64])  # arguments, first, last, worker
+# A kernel and its arguments: the address of its runner (0: no kernel, the next number says how many items go through
+# together), the address of the block, items, cost, grain.
+_WORK = types.UniTuple(types.int64, 5)
 
 
-def _emit_launch(context, builder, kernel, symbol, kinds, values):
+def _emit_work(context, builder, kernel, symbol, kinds, values):
+    """Pack the arguments of a kernel."""
     block_type = ir.LiteralStructType([context.get_value_type(k) for k in kinds])
     run = _runner(context, builder.module, kernel, symbol, kinds, block_type)
     block = cgutils.alloca_once(builder, block_type)
@@ -178,21 +200,53 @@ def _emit_launch(context, builder, kernel, symbol, kinds, values):
                 size = builder.add(size, builder.mul(array.nitems, array.itemsize))
         if kernel.parameters[position].name == kernel.each:
             items = builder.extract_value(array.shape, kernel.axis) if isinstance(kind, types.Array) else value
-    block = builder.bitcast(block, _BYTES)
-    threads = builder.load(_threads(builder.module))
-    large = builder.icmp_signed(">=", builder.mul(size, _I64(kernel.intensity)), _I64(SERIAL_BELOW))
-    several = builder.icmp_signed(">", items, _I64(kernel.grain))
-    shared = builder.and_(builder.and_(large, several), builder.icmp_signed(">", threads, _I64(1)))
-    with builder.if_else(shared) as (parallel, serial):
-        with parallel:
-            kind = context.call_conv.get_function_type(types.void, (types.int64,) * 5)
-            launch = cgutils.get_or_insert_function(builder.module, kind, "nbnn.launch")
-            addresses = [builder.ptrtoint(p, _I64) for p in (run, block)]
-            context.call_conv.call_function(
-                builder, launch, types.void, (types.int64,) * 5, [*addresses, items, _I64(kernel.grain), threads]
-            )
-        with serial:
-            builder.call(run, [block, _I64(0), items, _I64(0)])
+    cost = builder.mul(size, _I64(kernel.intensity))
+    numbers = [builder.ptrtoint(run, _I64), builder.ptrtoint(block, _I64), items, cost, _I64(kernel.grain)]
+    return cgutils.pack_array(builder, numbers)
+
+
+@intrinsic
+def deep(typing, together):
+    """In a launch: what follows goes through together, so many items at a time."""
+
+    def emit(context, builder, sig, args):
+        return cgutils.pack_array(builder, [_I64(0), args[0], _I64(0), _I64(0), _I64(1)])
+
+    return _WORK(types.int64), emit
+
+
+@intrinsic
+def launch(typing, *works):
+    """Run kernels over their items, which must be the same for all of them."""
+
+    def emit(context, builder, sig, args):
+        table = cgutils.alloca_once(builder, ir.ArrayType(ir.ArrayType(_I64, 2), len(works)))
+        items, cost, grain = _I64(0), _I64(0), _I64(1)
+        for k, work in enumerate(cgutils.unpack_tuple(builder, args[0])):
+            run, block, count, size, least = (builder.extract_value(work, i) for i in range(5))
+            for i, word in enumerate((run, block)):
+                builder.store(word, cgutils.gep_inbounds(builder, table, 0, k, i))
+            items = builder.select(builder.icmp_signed(">", count, items), count, items)
+            grain = builder.select(builder.icmp_signed(">", least, grain), least, grain)
+            cost = builder.add(cost, size)
+        threads = builder.load(_threads(builder.module))
+        large = builder.icmp_signed(">=", cost, _I64(SERIAL_BELOW))
+        several = builder.icmp_signed(">", items, grain)
+        shared = builder.and_(builder.and_(large, several), builder.icmp_signed(">", threads, _I64(1)))
+        with builder.if_else(shared) as (parallel, serial):
+            for branch, name, words in (
+                (parallel, "nbnn.launch", (items, grain, threads)),
+                (serial, "nbnn.walk", (_I64(0), items, _I64(0))),
+            ):
+                with branch:
+                    kinds = (types.int64,) * 5
+                    function_type = context.call_conv.get_function_type(types.void, kinds)
+                    function = cgutils.get_or_insert_function(builder.module, function_type, name)
+                    words = [builder.ptrtoint(table, _I64), _I64(len(works)), *words]
+                    context.call_conv.call_function(builder, function, types.void, kinds, words)
+        return context.get_dummy_value()
+
+    return types.void(types.StarArgUniTuple(_WORK, len(works))), emit
 
 
 def _runner(context, module, kernel, symbol, kinds, block_type):
@@ -244,24 +298,57 @@ def _run(typing, function, block, first, last, worker):
     return types.void(*[types.int64] * 5), emit
 
 
-def _launch(function, block, items, grain, threads):
+@intrinsic
+def _word(typing, table, place):
+    """The number at that place of a table of words, given by its address."""
+
+    def emit(context, builder, sig, args):
+        return builder.load(builder.gep(builder.inttoptr(args[0], _I64.as_pointer()), [args[1]]))
+
+    return types.int64(types.int64, types.int64), emit
+
+
+def _walk(table, count, begin, end, worker):
+    """Take items begin ... end - 1 through the kernels of a table, each stretch of them `together` items at a time."""
+    k, together = 0, max(end - begin, 1)
+    while k < count:
+        if _word(table, 2 * k) == 0:
+            together = _word(table, 2 * k + 1)
+            k += 1
+        stop = k + 1
+        while stop < count and _word(table, 2 * stop) != 0:
+            stop += 1
+        for item in range(begin, end, together):
+            for j in range(k, stop):
+                _run(_word(table, 2 * j), _word(table, 2 * j + 1), item, min(item + together, end), worker)
+        k = stop
+
+
+_walk_here = inlined(_walk)
+
+
+def _launch(table, count, items, grain, threads):
     grains = (items + grain - 1) // grain
     workers = min(threads, grains)
     for worker in prange(workers):
         first = (worker * grains // workers) * grain
         last = min(((worker + 1) * grains // workers) * grain, items)
-        _run(function, block, first, last, worker)
+        _walk_here(table, count, first, last, worker)
 
 
 def start_engine():
-    """Compile or load the parallel launch and give it its name; once per process, before a step is loaded."""
-    if "launch" not in _engine:
+    """Compile or load the launch and give it its name; once per process, before a step is loaded."""
+    if not _engine:
+        signature = types.void(*[types.int64] * 5)
         with cache.numba_folder():
-            launch = njit(types.void(*[types.int64] * 5), cache=True, parallel=True, **OPTIONS)(_launch)
-        (compiled,) = launch.overloads.values()
+            walk = njit(signature, cache=True, **OPTIONS)(_walk)
+            launch = njit(signature, cache=True, parallel=True, **OPTIONS)(_launch)
         launch(0, 0, 0, 1, 1)  # nothing to do: it only makes Numba choose its threading layer
-        binding.add_symbol("nbnn.launch", compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
-        _engine["launch"] = launch
+        _engine.update(walk=walk, launch=launch)
+        for name, function in _engine.items():
+            (compiled,) = function.overloads.values()
+            address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            binding.add_symbol(f"nbnn.{name}", address)
 
 
 _engine: dict = {}

@@ -39,7 +39,7 @@ def lane_between(typing, like, first, last):
     return kind(like, types.int64, types.int64), emit
 
 
-@kernel(each="x", intensity=8)
+@kernel(each="x", intensity=8, fills=2)
 def softmax_loss(x: Array2, labels: Ints, smoothing: float, losses: Doubles, dx: Array2, first: int, last: int):
     classes, width = x.shape[1], lanes(x)
     for n in range(first, last):
@@ -66,7 +66,7 @@ def softmax_loss(x: Array2, labels: Ints, smoothing: float, losses: Doubles, dx:
         poke(dxn, y, peek(dxn, y) - (1.0 - smoothing) / x.shape[0])
 
 
-@kernel(each="x", intensity=4)
+@kernel(each="x", intensity=4, fills=2)
 def svm_loss(x: Array2, labels: Ints, losses: Doubles, dx: Array2, first: int, last: int):
     classes, width = x.shape[1], lanes(x)
     for n in range(first, last):
@@ -85,7 +85,7 @@ def svm_loss(x: Array2, labels: Ints, losses: Doubles, dx: Array2, first: int, l
         poke(dxn, y, -total(counts) / x.shape[0])
 
 
-@kernel(each="x", intensity=2)
+@kernel(each="x", intensity=2, fills=2)
 def mse_loss(x: Array2, target: Array2, losses: Doubles, dx: Array2, first: int, last: int):
     classes, width = x.shape[1], lanes(x)
     for n in range(first, last):

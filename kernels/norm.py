@@ -24,7 +24,7 @@ from nbnn.kernels.jit import Array1, Array2, Array4, kernel, step
 from nbnn.kernels.simd import fill, lanes, load, pointer, store
 
 
-@kernel(each="x", intensity=2)
+@kernel(each="x", intensity=2, fills=2)
 def channel_moments(x: Array4, mean: Array2, spread: Array2, first: int, last: int):
     """mean[n, c] over the places of one example; spread[n, c] = sum over the places of (x - mean)**2."""
     places = x.shape[1] * x.shape[2]
@@ -44,7 +44,7 @@ def channel_moments(x: Array4, mean: Array2, spread: Array2, first: int, last: i
             store(pointer(spread), n * step(spread, 0) + c, s)
 
 
-@kernel(each="mean", grain=16)
+@kernel(each="mean", grain=16, fills=4)
 def batch_statistics(
     means: Array2,
     spreads: Array2,
@@ -81,7 +81,7 @@ def batch_statistics(
             running_var[c] = momentum * running_var[c] + (1.0 - momentum) * s
 
 
-@kernel(each="mean")
+@kernel(each="mean", fills=2)
 def running_statistics(
     running_mean: Array1, running_var: Array1, eps: float, mean: Array1, scale: Array1, first: int, last: int
 ):
@@ -91,7 +91,7 @@ def running_statistics(
         scale[c] = 1.0 / math.sqrt(running_var[c] + eps)
 
 
-@kernel(each="means", intensity=2)
+@kernel(each="means", intensity=2, fills=2)
 def group_statistics(
     means: Array2,
     spreads: Array2,
@@ -135,7 +135,7 @@ def norm_forward(x: Array4, mean: Array2, scale: Array2, gamma: Array1, beta: Ar
                     store(yn, i * step(y, 1) + j * step(y, 2) + c, (value - m) * factor + shift)
 
 
-@kernel(each="x", intensity=2)
+@kernel(each="x", intensity=2, fills=2)
 def norm_sums(
     x: Array4, dy: Array4, mean: Array2, scale: Array2, sum_dy: Array2, sum_dy_xhat: Array2, first: int, last: int
 ):
@@ -154,7 +154,7 @@ def norm_sums(
             store(pointer(sum_dy_xhat), n * step(sum_dy_xhat, 0) + c, weighted * s)
 
 
-@kernel(each="gamma", grain=16)
+@kernel(each="gamma", grain=16, fills=2)
 def affine_gradients(
     sum_dy: Array2, sum_dy_xhat: Array2, gamma: Array1, dgamma: Array1, dbeta: Array1, first: int, last: int
 ):
@@ -169,7 +169,7 @@ def affine_gradients(
         dgamma[c] = weighted
 
 
-@kernel(each="gamma")
+@kernel(each="gamma", fills=2)
 def batch_gradients(
     dgamma: Array1, dbeta: Array1, gamma: Array1, count: int, mean_g: Array1, mean_g_xhat: Array1, first: int, last: int
 ):
@@ -179,7 +179,7 @@ def batch_gradients(
         mean_g_xhat[c] = gamma[c] * dgamma[c] / count
 
 
-@kernel(each="sum_dy", intensity=2)
+@kernel(each="sum_dy", intensity=2, fills=2)
 def group_gradients(
     sum_dy: Array2,
     sum_dy_xhat: Array2,

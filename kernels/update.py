@@ -36,7 +36,7 @@ from nbnn.kernels.jit import Array1, Doubles, inlined, kernel
 from nbnn.kernels.simd import fill, lanes, load, pointer, select, sqrt, store, total
 
 
-@kernel(each="sums")
+@kernel(each="sums", fills=2)
 def add_l2(w: Array1, reg: float, dw: Array1, sums: Doubles, first: int, last: int):
     """dw += reg * w over the weights, and sums[block] = sum of w**2 over a block: the loss is 0.5 * reg * their sum."""
     for block in range(first, last):
@@ -79,7 +79,7 @@ def _decay(w, i, value, weights, rate):
     return value
 
 
-@kernel(each="w", grain=BLOCK)
+@kernel(each="w", grain=BLOCK, fills=3)
 def update(
     rule: int, weights: int, settings: Doubles, dw: Array1, w: Array1, m: Array1, v: Array1, first: int, last: int
 ):

@@ -269,7 +269,7 @@ def _add_products(v, q, f, count, channels, sums, fresh, worker, vectors):
             store_tile(place, to_sums, c)
 
 
-@kernel(each="items", intensity=16)
+@kernel(each="items", intensity=16, fills=2)
 def conv_backward_weights_winograd(
     x: Array4,
     dy: Array4,

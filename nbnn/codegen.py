@@ -9,11 +9,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
-from nbnn.graph import INPUT
 from nbnn.kernels.constants import BLOCK, RATE, TIME
-from nbnn.losses import to_plain
-from nbnn.lower import Buffer, Lowered, Section
-from nbnn.op import Call, Form
+from nbnn.launches import Launch, Section, alone
+from nbnn.lower import Buffer, Lowered
+from nbnn.op import Form
 
 WIDTH = 120
 
@@ -22,16 +21,14 @@ TARGETS = ("all_labels", "labels", "target_data", "target_code")
 ARENAS = ("params", "grads", "state", "acts", "work", "space")
 GRADIENTS = (*PREDICT[:6], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
 TRAIN = ("steps", *GRADIENTS, "rule", "settings", "rates", "reg", "clip", "m", "v", "sums")
-TOOLS = ("allow_threads", "compiled", "view", "kernels", "isfinite", "max", "min", "range")
+TOOLS = ("allow_threads", "compiled", "deep", "launch", "view", "kernels", "isfinite", "max", "min", "range")
 FUNCTIONS = ("predict", "gradients", "train")
 
 
 def source_text(net: Lowered) -> str:
     """The whole module."""
-    return (
-        "\n".join([*_head(net), "", "", *_predict(net), "", "", *_gradients(net, _Writer(net)), "", "", *_train(net)])
-        + "\n"
-    )
+    parts = [_head(net), _predict(net), _gradients(net)[0], _train(net)]
+    return "\n\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
 def _head(net: Lowered) -> list[str]:
@@ -59,15 +56,14 @@ def _head(net: Lowered) -> list[str]:
         *textwrap.wrap(
             ", ".join(f'"{k}"' for k in names) + ")", WIDTH, initial_indent="    ", subsequent_indent="    "
         ),
-        "allow_threads, compiled, view = kernels.tools",
+        "allow_threads, compiled, deep, launch, view = kernels.tools",
     ]
 
 
 def profiled_text(net: Lowered) -> tuple[str, list[str]]:
     """`gradients` alone, with a tick before each section and at the end; and the titles of the sections."""
-    writer = _Writer(net, ticks=True)
-    lines = _gradients(net, writer)
-    return "\n".join([*_head(net), "tick = kernels.tick", "", "", *lines]) + "\n", writer.titles
+    lines, titles = _gradients(net, ticks=True)
+    return "\n".join([*_head(net), "tick = kernels.tick", "", "", *lines]) + "\n", titles
 
 
 def _kernels(net: Lowered) -> list[str]:
@@ -110,16 +106,42 @@ class _Writer:
             self.lines.append(f"    tick(times, {len(self.titles)})")
             self.titles.append(title)
 
-    def section(self, section: Section) -> None:
-        way = "" if section.direction == "forward" else f", {section.direction}"
-        self.lines += ["", *_fold(f"    # {section.node} = {section.title}{way}", "    #     ")]
-        self.tick(f"{section.node} {section.direction}")
-        for c in section.calls:
-            self.call(c)
+    def launch(self, launch: Launch) -> None:
+        """The views that it needs and the launch; a comment for each node in it."""
+        parts = []
+        for part in launch.parts:
+            if not isinstance(part, int):
+                section, c = part
+                parts.append((_comment(section), f"{c.kernel}(", [self.operand(o) for o in c.operands]))
+            elif part != 0 or len(parts):
+                parts.append(("", "deep(", [str(part) if part else "n"]))
+        if len(parts) == 1:
+            ((_, head, words),) = parts
+            self.lines += _wrap(f"launch({head}", words, "))", 4)
+            return
+        self.lines.append("    launch(")
+        last = ""
+        for comment, head, words in parts:
+            if comment not in ("", last):
+                self.lines += _fold(f"        # {comment}", "        #     ")
+                last = comment
+            self.lines += _wrap(head, words, "),", 8)
+        self.lines.append("    )")
 
-    def call(self, c: Call) -> None:
-        words = [self.operand(o) for o in c.operands]
-        self.lines += _wrap(f"{c.kernel}(", words, ")", 4)
+    def launches(self, launches: Iterable[Launch]) -> None:
+        last = ""
+        for launch in launches:
+            if len(launch.parts) == 1 and not isinstance(launch.parts[0], int):
+                section = launch.parts[0][0]
+                comment = _comment(section)
+                if comment != last:
+                    self.lines += ["", *_fold(f"    # {comment}", "    #     ")]
+                    self.tick(f"{section.node} {section.direction}".strip())
+                last = comment
+            else:
+                self.lines.append("")
+                last = ""
+            self.launch(launch)
 
     def operand(self, operand: object) -> str:
         """The text of an operand; writes the view that it names if this is its first use."""
@@ -153,6 +175,11 @@ def _slots(buffer: Buffer) -> str:
     return f"min({'n' if buffer.share == 1 else f'max(n // {buffer.share}, 1)'}, {buffer.slots})"
 
 
+def _comment(section: Section) -> str:
+    way = "" if section.direction in ("", "forward") else f", {section.direction}"
+    return f"{section.node} = {section.title}{way}"
+
+
 def _view(buffer: Buffer, form: Form) -> str:
     """The arguments of `view`: arena, start, shape, strides."""
     shape, strides, offset = tuple(buffer.shape), buffer.strides, 0
@@ -181,8 +208,6 @@ def _view(buffer: Buffer, form: Form) -> str:
         shape, strides = (1, shape[0] * shape[1] * shape[2], shape[3]), (0, strides[2], 1)
     elif kind == "places":
         shape, strides = (shape[1], shape[2], shape[0], shape[3]), (strides[1], strides[2], strides[0], 1)
-    elif kind == "column":
-        shape, strides = (shape[0] * shape[1] * shape[2],), (strides[2],)
     start = " + ".join([f"{buffer.start} * {buffer.per}", *([str(offset)] if offset else [])])
     if not buffer.per:
         start = str(buffer.start + offset)
@@ -193,44 +218,30 @@ def _view(buffer: Buffer, form: Form) -> str:
 
 def _predict(net: Lowered) -> list[str]:
     writer = _Writer(net)
-    writer.lines += ["    allow_threads(threads)", "", f"    # {INPUT}   {'x'.join(map(str, net.graph.input))}"]
-    writer.call(Call("gather", (*map(_value, ("data", "code", "indices")), INPUT)))
-    for section in net.inference:
-        writer.section(section)
-    return [*_function("predict", PREDICT, "Forward outside training; the scores are left in acts."), *writer.lines]
-
-
-def _value(name: str) -> Form:
-    return Form("value", name)
-
-
-def _gradients(net: Lowered, writer: _Writer) -> list[str]:
-    writer.lines += ["    allow_threads(threads)", "", f"    # {INPUT}   {'x'.join(map(str, net.graph.input))}"]
-    writer.tick("gather")
-    writer.call(Call("gather", (*map(_value, ("data", "code", "indices")), INPUT)))
-    for section in net.training:
-        writer.section(section)
-    if net.graph.loss is not None:
-        if net.graph.loss.classifies:
-            targets = Call("gather_labels", tuple(map(_value, ("all_labels", "indices", "labels"))))
-        else:
-            targets = Call("gather", (*map(_value, ("target_data", "target_code", "indices")), net.names["", "target"]))
-        loss, *backward = net.backward
-        writer.lines += ["", f"    # loss {to_plain(net.graph.loss)!r}"]
-        writer.tick("loss")
-        writer.call(targets)
-        writer.call(loss.calls[0])
-        writer.lines += ["    out[0] = 0.0", "    add_total(losses, 1.0 / n, out)", "", "    # ---- backward"]
-        for section in backward:
-            writer.section(section)
-    arguments: tuple[str, ...] = GRADIENTS
-    if writer.ticks:
-        writer.tick("end")
-        arguments = (*GRADIENTS, "times")
+    writer.launches(net.launches["predict"])
     return [
-        *_function("gradients", arguments, "Gather a minibatch, forward, loss into out[0], backward into grads."),
+        *_function("predict", PREDICT, "Forward outside training; the scores are left in acts."),
+        "    allow_threads(threads)",
         *writer.lines,
     ]
+
+
+def _gradients(net: Lowered, *, ticks: bool = False) -> tuple[list[str], list[str]]:
+    """The function, and what lies between its ticks."""
+    writer = _Writer(net, ticks=ticks)
+    writer.launches(alone((*net.training, *net.backward)) if ticks else net.launches["gradients"])
+    arguments: tuple[str, ...] = GRADIENTS
+    if ticks:
+        writer.tick("end")
+        arguments = (*GRADIENTS, "times")
+    if net.graph.loss is not None:
+        writer.lines += ["", "    out[0] = 0.0", "    launch(add_total(losses, 1.0 / n, out))"]
+    lines = [
+        *_function("gradients", arguments, "Gather a minibatch, forward, loss into out[0], backward into grads."),
+        "    allow_threads(threads)",
+        *writer.lines,
+    ]
+    return lines, writer.titles
 
 
 def _train(net: Lowered) -> list[str]:
@@ -250,16 +261,16 @@ def _train(net: Lowered) -> list[str]:
         *_wrap("gradients(", words, ")", 8),
         "        if reg != 0.0:  # the loss gains 0.5 * reg * sum(w * w) over the weights",
         f"            weight_sums = sums[:{_blocks(weights)}]",
-        f"            add_l2(params[:{weights}], reg, grads[:{weights}], weight_sums)",
-        "            add_total(weight_sums, 0.5 * reg, out[k:k + 1])",
+        f"            launch(add_l2(params[:{weights}], reg, grads[:{weights}], weight_sums))",
+        "            launch(add_total(weight_sums, 0.5 * reg, out[k:k + 1]))",
         "        if not isfinite(out[k]):",
         "            return k",
         "        if clip > 0.0:",
-        "            square_sums(grads, sums)",
-        "            clip_norm(sums, clip, grads)",
+        "            launch(square_sums(grads, sums))",
+        "            launch(clip_norm(sums, clip, grads))",
         f"        settings[{RATE}] = rates[k]",
         f"        settings[{TIME}] += 1.0",
-        f"        update(rule, {weights}, settings, grads, params, m, v)",
+        f"        launch(update(rule, {weights}, settings, grads, params, m, v))",
         "    return steps",
     ]
 

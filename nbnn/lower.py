@@ -4,6 +4,7 @@
     choose        each node's op, or one that does the same by faster kernels
     list_calls    each node's kernel calls, in the node's own words
     route         words become arrays of the whole net: who reads whose output, where gradients meet, who needs none
+    join          calls become launches: what the threads take their examples through together
     plan_buffers  every array gets its place in an arena, its strides and its frame of zeros
     emit          the source text of the step (see `codegen`)
 
@@ -17,21 +18,13 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from nbnn.graph import INPUT, Graph
+from nbnn.launches import Launch, Planner, Section, alone, name_of
+from nbnn.losses import to_plain
 from nbnn.op import Array, Call, Form, Op, Shape, call, picture
 from nbnn.words import align, times
 
 TO_WEIGHTS, TO_INPUT = "to the weights", "to the input"  # directions of a backward section
 SLOT_BYTES = 1 << 25  # partial sums are fewer where together they would need more memory than this
-
-
-@dataclass(frozen=True)
-class Section:
-    """The calls that belong to one node in one of the three lists, with the names of the whole net once routed."""
-
-    node: str
-    title: str
-    calls: tuple[Call, ...]
-    direction: str = "forward"
 
 
 @dataclass(frozen=True)
@@ -63,6 +56,7 @@ class Lowered:
     training: tuple[Section, ...] = ()
     inference: tuple[Section, ...] = ()
     backward: tuple[Section, ...] = ()
+    launches: dict[str, tuple[Launch, ...]] = field(default_factory=dict)  # of predict and of gradients
     arrays: dict[str, Array] = field(default_factory=dict)  # routed name -> what it is
     owners: dict[str, tuple[str, str]] = field(default_factory=dict)  # routed name -> (node, kind of array)
     names: dict[tuple[str, str], str] = field(default_factory=dict)  # (node, its own word) -> routed name
@@ -84,6 +78,8 @@ class Lowered:
             ("backward", self.backward),
         ):
             lines += [f"{title}:", *(f"    {s.node}: {_show(c)}" for s in sections for c in s.calls)]
+        for name, launches in self.launches.items():
+            lines += [f"launches of {name}:", *(f"    {launch}" for launch in launches)]
         if self.buffers:
             table = [["array", "arena", "start", "shape", "strides", "frame"]]
             table += [
@@ -151,14 +147,19 @@ def route(net: Lowered) -> Lowered:
         )
     training = tuple(replace(s, calls=scope.rename(s.node, s.calls)) for s in net.training)
     inference = tuple(replace(s, calls=scope.rename(s.node, s.calls)) for s in net.inference if s.calls)
+    data = tuple(Form("value", word) for word in ("data", "code", "indices"))
+    start = Section(INPUT, times(graph.input, "x"), (call("gather", *data, INPUT),), "")
     backward = []
     reached: set[str] = set()
     if graph.loss is not None:
         words = {"x": graph.output, "dx": scope.gradient(graph.output)}
-        if not graph.loss.classifies:
+        if graph.loss.classifies:
+            targets = call("gather_labels", *(Form("value", word) for word in ("all_labels", "indices", "labels")))
+        else:
             words["target"] = scope.declare("target", graph.output, "target", _tensor(graph.output_shape))
-            scope.names["", "target"] = words["target"]
-        backward.append(Section("loss", str(graph.loss), (_rename(graph.loss.call(), words),)))
+            data = tuple(Form("value", word) for word in ("target_data", "target_code", "indices"))
+            targets = call("gather", *data, words["target"])
+        backward.append(Section("loss", repr(to_plain(graph.loss)), (targets, _rename(graph.loss.call(), words)), ""))
         reached.add(graph.output)
         for section in net.backward:
             node = scope.nodes[section.node]
@@ -173,8 +174,8 @@ def route(net: Lowered) -> Lowered:
     inference = tuple(replace(s, calls=tuple(_rename(c, aliases) for c in s.calls)) for s in inference)
     return replace(
         net,
-        training=training,
-        inference=inference,
+        training=(start, *training),
+        inference=(start, *inference),
         backward=tuple(backward),
         arrays=scope.arrays,
         owners=scope.owners,
@@ -196,7 +197,7 @@ def _rename(c: Call, words: dict[str, str]) -> Call:
             return operand._replace(name=words.get(operand.name, operand.name))
         return words.get(operand, operand) if isinstance(operand, str) else operand
 
-    return Call(c.kernel, tuple(one(o) for o in c.operands))
+    return c._replace(operands=tuple(one(o) for o in c.operands))
 
 
 class _Scope:
@@ -249,9 +250,9 @@ class _Scope:
     def numbered(self, node: str, calls: tuple[Call, ...], words: dict[str, str]) -> list[Call]:
         """The calls with their names looked up; dropout's random numbers are keyed by the place of its node."""
         index = list(self.nodes).index(node) + 1
+        found = [_rename(c, words) for c in calls]
         return [
-            Call(c.kernel, tuple(index if o == Form("value", "node") else o for o in _rename(c, words).operands))
-            for c in calls
+            c._replace(operands=tuple(index if o == Form("value", "node") else o for o in c.operands)) for c in found
         ]
 
     def route_back(self, node: Op, section: Section, needs: dict[str, bool], reached: set[str]) -> list[Call]:
@@ -278,11 +279,24 @@ class _Scope:
         return self.numbered(name, wanted, words) + sums
 
 
+def join(net: Lowered) -> Lowered:
+    """Put the calls into launches; the reference runs them one by one."""
+    functions = {"predict": net.inference, "gradients": (*net.training, *net.backward)}
+    if net.lanes == 1:
+        return replace(net, launches={name: alone(sections) for name, sections in functions.items()})
+
+    def row_bytes(columns: int) -> int:
+        return row_room(net, columns) * _itemsize(net.dtype)
+
+    plans = {name: Planner(net.arrays, row_bytes).plan(sections) for name, sections in functions.items()}
+    return replace(net, launches=plans)
+
+
 def plan_buffers(net: Lowered) -> Lowered:
     """Lay every array into its arena: parameters and gradients alike (weights first), state, activations by example,
     scratch."""
     halos = _halos(net)
-    used = {_name_of(o) for s in (*net.training, *net.inference, *net.backward) for c in s.calls for o in c.operands}
+    used = {name_of(o) for s in (*net.training, *net.inference, *net.backward) for c in s.calls for o in c.operands}
     kinds = {
         "params": "params",
         "grads": "grads",
@@ -325,7 +339,7 @@ def _spaces(net: Lowered) -> dict[str, int]:
     found: dict[str, int] = {}
     for section in (*net.training, *net.inference, *net.backward):
         for c in section.calls:
-            names = [n for n in map(_name_of, c.operands) if n in net.arrays and net.arrays[n].memory[0] == "workers"]
+            names = [n for n in map(name_of, c.operands) if n in net.arrays and net.arrays[n].memory[0] == "workers"]
             size = {n: _up(_strides(net, net.arrays[n], 0, False)[0], 16) for n in names}
             at = max((found[n] + size[n] for n in names if n in found), default=0)
             for n in names:
@@ -333,10 +347,6 @@ def _spaces(net: Lowered) -> dict[str, int]:
                     found[n] = at
                     at += size[n]
     return found
-
-
-def _name_of(operand: object) -> object:
-    return operand.name if isinstance(operand, Form) else operand
 
 
 def _halos(net: Lowered) -> dict[str, int]:
@@ -397,7 +407,7 @@ def emit(net: Lowered) -> Lowered:
     return replace(net, source=source_text(net))
 
 
-PASSES: tuple[Callable[[Lowered], Lowered], ...] = (infer, choose, list_calls, route, plan_buffers, emit)
+PASSES: tuple[Callable[[Lowered], Lowered], ...] = (infer, choose, list_calls, route, join, plan_buffers, emit)
 
 
 def lower(
@@ -435,10 +445,15 @@ def verify(net: Lowered) -> Lowered:
         for section in (*net.training, *net.inference, *net.backward):
             for c in section.calls:
                 for o in c.operands:
-                    name = _name_of(o)
+                    name = name_of(o)
                     runtime = isinstance(o, Form) and o.kind == "value"
                     if isinstance(name, str) and not runtime and name not in net.arrays:
                         broken(f"{section.node}: {c.kernel} reads {name!r}, which is no array")
+    if net.stage in ("join", "plan_buffers", "emit"):
+        for name, sections in (("predict", net.inference), ("gradients", (*net.training, *net.backward))):
+            parts = [p for launch in net.launches[name] for p in launch.parts if not isinstance(p, int)]
+            if sorted(map(repr, parts)) != sorted(repr((s, c)) for s in sections for c in s.calls):
+                broken(f"the launches of {name} do not make each call once")
     if net.stage in ("plan_buffers", "emit"):
         for arena in ("params", "grads", "state", "acts", "work"):
             size = net.sizes[arena]

@@ -32,10 +32,12 @@ class Form(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One kernel call: the kernel's name and its operands in order."""
+    """One kernel call: the kernel's name and its operands in order. With fewer than `least` examples at a time it would
+    read its weights too often."""
 
     kernel: str
     operands: tuple
+    least: int = 1
 
 
 class Array(NamedTuple):
@@ -67,8 +69,8 @@ class Array(NamedTuple):
         return tuple(shape[a] for a in self.axes) if self.axes else shape
 
 
-def call(kernel: str, *operands: Any) -> Call:
-    return Call(kernel, operands)
+def call(kernel: str, *operands: Any, least: int = 1) -> Call:
+    return Call(kernel, operands, least)
 
 
 def padded(name: str, pad: int) -> Form | str:

@@ -47,6 +47,7 @@ def slide(op: Conv | _Pool, sides: Sequence[int], reach: Sequence[int], hop: int
     return out
 
 
+LEAST_ROWS = 48  # a few tiles of 8 or of 6 rows, which read the same panel of the weights
 INITS = ("he", "xavier", "normal", "zeros", "dirac")
 
 
@@ -231,19 +232,19 @@ class Affine(_Weighted):
 
     def forward(self, *shapes: Shape) -> list[Call]:
         if math.prod(shapes[0][1:]) == 1:
-            return [call("affine_forward", "x", Form("places", "w"), "b", rows("y"))]
+            return [call("affine_forward", "x", Form("places", "w"), "b", rows("y"), least=LEAST_ROWS)]
         return [
             call("copy_rows", Form("places", "w"), "ordered"),
-            call("affine_forward", "x", "ordered", "b", rows("y")),
+            call("affine_forward", "x", "ordered", "b", rows("y"), least=LEAST_ROWS),
         ]
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
-        calls = [call("affine_backward_weights", "x", rows("dy"), Form("column", "dw"), Form("places", "dw"))]
+        calls = [call("affine_backward_weights", "x", rows("dy"), math.prod(shapes[0]), Form("places", "dw"))]
         return calls + ([call("add_slots", rows("dy"), "db")] if self.bias else [])
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
         w = Form("matrix", "w") if math.prod(shapes[0][1:]) == 1 else Form("cells", "ordered")
-        return [call("turn", w, "turned"), call("affine_backward_data", rows("dy"), "turned", "dx")]
+        return [call("turn", w, "turned"), call("affine_backward_data", rows("dy"), "turned", "dx", least=LEAST_ROWS)]
 
 
 @dataclass(frozen=True)

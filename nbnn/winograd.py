@@ -72,10 +72,10 @@ class WinogradConv(Conv):
         }
 
     def forward(self, *shapes: Shape) -> list[Call]:
-        room = ("tiles_x", "products", "patch")
+        room, least = ("tiles_x", "products", "patch"), -(-TOGETHER // self.tiles(*shapes))
         return [
             call("winograd_weights", "w", "values"),
-            call("conv_forward_winograd", padded("x", self.pad), "values", "b", "y", *room),
+            call("conv_forward_winograd", padded("x", self.pad), "values", "b", "y", *room, least=least),
         ]
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
@@ -88,9 +88,17 @@ class WinogradConv(Conv):
         ]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
-        room = ("tiles_dy", "products", "patch")
+        room, least = ("tiles_dy", "products", "patch"), -(-TOGETHER // self.tiles(*shapes))
         return [
             call("turn", Form("cells", "w"), Form("cells", "turned")),
             call("winograd_weights", Form("flipped", "turned"), "values_turned"),
-            call("conv_forward_winograd", padded("dy", 2 - self.pad), "values_turned", "no_bias", "dx", *room),
+            call(
+                "conv_forward_winograd",
+                padded("dy", 2 - self.pad),
+                "values_turned",
+                "no_bias",
+                "dx",
+                *room,
+                least=least,
+            ),
         ]

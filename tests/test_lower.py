@@ -327,7 +327,7 @@ def broken_emit(net):
 @pytest.mark.parametrize(
     ("stage", "broken", "sentence"),
     [
-        ("route", broken_route, "after route: conv1: conv_forward reads 'input', which is no array"),
+        ("route", broken_route, "after route: input: gather reads 'input', which is no array"),
         ("plan_buffers", broken_overlap, "after plan_buffers: two arrays overlap at 303 of acts"),
         ("plan_buffers", broken_size, "after plan_buffers: the arena params of 2544 elements is too small"),
         ("emit", broken_emit, "after emit: relu1: relu_forward reads 'nobody', which is no array"),

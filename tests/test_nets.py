@@ -151,7 +151,7 @@ def test_a_profile_names_each_node_and_changes_nothing(backend):
     before = {name: a.tobytes() for name, a in model.state_dict().items()}
     profile = model.profile(x, y, repeat=3)
     backward = [f"{s.node} {s.direction}" for s in model.lowered.backward if s.node != "loss"]
-    assert list(profile.parts) == ["gather", *(f"{n.name} forward" for n in net.graph.nodes), "loss", *backward]
+    assert list(profile.parts) == ["input", *(f"{n.name} forward" for n in net.graph.nodes), "loss", *backward]
     assert all(ms > 0 for ms in profile.parts.values())
     assert (
         "conv2 to the weights" in str(profile)

@@ -13,5 +13,5 @@ def affine_backward_data(dy, turned, dx):
 
 
 def affine_backward_weights(x, dy, features, dw):
-    """dw[h, w, c, m] = sum over n of x[n, h, w, c] * dy[n, m]. `features` only counts h * w * c."""
+    """dw[h, w, c, m] = sum over n of x[n, h, w, c] * dy[n, m]. `features` is their number, h * w * c."""
     dw[...] = np.tensordot(x, dy, ((0,), (0,)))

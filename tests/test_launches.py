@@ -1,0 +1,72 @@
+"""What goes through together: the bits of a step do not depend on how its calls are joined."""
+
+import numpy as np
+import pytest
+from nets import NETS, data
+
+import nbnn
+from nbnn import Affine, BatchNorm, Conv, Graph, GroupNorm, MaxPool, ReLU, launches
+from nbnn import lower as lowering
+from nbnn.launches import alone
+from nbnn.lower import lower
+
+
+def gradients(net):
+    model = nbnn.compile(net.graph, seed=3)
+    x, y = data(net, count=net.batch)
+    loss, grads = model.loss(x, y)
+    scores = model.loss(x)
+    return {"loss": np.array(loss), "scores": scores, **grads, **model.state.copies()}
+
+
+def all_alone(net):
+    functions = {"predict": net.inference, "gradients": (*net.training, *net.backward)}
+    return lowering.replace(net, launches={name: alone(sections) for name, sections in functions.items()})
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_calls_together_and_alone_give_the_same_bytes(name, monkeypatch):
+    net = NETS[name]
+    together = gradients(net)
+    monkeypatch.setattr(launches, "IN_CACHE", 1)  # as few examples at a time as there may be
+    few_at_a_time = gradients(net)
+    all_alone.__name__ = "join"
+    passes = tuple(all_alone if p.__name__ == "join" else p for p in lowering.PASSES)
+    monkeypatch.setattr(lowering, "PASSES", passes)
+    one_by_one = gradients(net)
+    for key, value in together.items():
+        assert value.tobytes() == few_at_a_time[key].tobytes() == one_by_one[key].tobytes(), key
+
+
+def shown(nodes, shape, function="gradients", **options):
+    return [
+        str(launch)
+        for launch in lower(Graph(nodes, input=shape, loss="softmax"), lanes=16, **options).launches[function]
+    ]
+
+
+def test_a_net_that_mixes_no_examples_is_one_launch_to_the_first_gradient():
+    found = shown([Conv(6, 5), ReLU(), MaxPool(2), Affine(10)], (1, 28, 28))
+    assert found[:2] == ["copy_rows", "turn"]  # what weights become comes first
+    assert found[2].startswith("deep(3); gather; conv_forward; relu_forward; max_pool_forward; deep")
+    assert found[2].endswith("softmax_loss; deep(n); affine_backward_data; deep(4); max_pool_backward; relu_backward")
+    assert found[3:] == ["affine_backward_weights", "add_slots", "conv_backward_weights", "add_slots", "add_slots"]
+
+
+def test_statistics_of_the_batch_are_where_a_launch_ends():
+    found = shown([Conv(8, 3), BatchNorm(), ReLU(), Affine(10)], (3, 8, 8))
+    first = next(k for k, launch in enumerate(found) if launch.endswith("channel_moments"))
+    assert found[first + 1] == "batch_statistics"
+    assert any(launch.startswith("deep") and "norm_forward" in launch for launch in found[first + 2 :])
+    assert "batch_statistics" not in "".join(shown([Conv(8, 3), GroupNorm(2), ReLU(), Affine(10)], (3, 8, 8)))
+
+
+def test_outside_training_all_of_a_net_is_one_launch():
+    found = shown([Conv(8, 3), BatchNorm(), ReLU(), MaxPool(2), Affine(10)], (3, 8, 8), function="predict")
+    assert found[:-1] == ["running_statistics", "copy_rows"]
+    assert found[-1].startswith("deep") and found[-1].endswith("affine_forward")
+
+
+def test_the_reference_runs_call_by_call():
+    net = lower(NETS["convnet"].graph, lanes=1)
+    assert all(len(launch.parts) == 1 for found in net.launches.values() for launch in found)
