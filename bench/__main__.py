@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 
-from bench import contest, report
+from bench import contest, layers, report
 from bench.nets import NETS
 
 SECTIONS: dict[str, Callable[[contest.Options], report.Table]] = {
     "nets": contest.nets,
+    "layers": layers.layers,
+    "naive": layers.against_naive,
     "avx2": contest.avx2,
 }
 PACKAGES = ("numba", "numpy", "torch", "jax", "scikit-learn")
