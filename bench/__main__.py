@@ -15,14 +15,19 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 
-from bench import contest, layers, report
+from bench import contest, cost, layers, report
 from bench.nets import NETS
 
 SECTIONS: dict[str, Callable[[contest.Options], report.Table]] = {
     "nets": contest.nets,
     "layers": layers.layers,
     "naive": layers.against_naive,
+    "memory": cost.memory,
+    "threads": cost.threads,
+    "batches": cost.batches,
+    "start": cost.start,
     "avx2": contest.avx2,
+    "shares": cost.shares,
 }
 PACKAGES = ("numba", "numpy", "torch", "jax", "scikit-learn")
 QUICK_NETS = ["course7x7", "mlp"]
