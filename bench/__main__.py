@@ -1,6 +1,6 @@
 """`python -m bench [sections]`: measures, prints every row when it is there, and stores all as JSON.
 
-`python -m bench --readme out/bench.json` writes the tables of a stored run into README.md.
+`python -m bench [sections] --readme out/bench.json` writes the tables of a stored run into README.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def main(words: list[str] | None = None) -> int:
     asked = arguments().parse_args(words)
     if asked.readme:
-        report.rewrite(asked.text, json.loads(asked.readme.read_text(encoding="utf-8")))
+        told = json.loads(asked.readme.read_text(encoding="utf-8"))
+        absent = [s for s in asked.sections if s not in told["sections"]]
+        if absent:
+            raise SystemExit(f"bench: {asked.readme} has no {', '.join(absent)}; it has {', '.join(told['sections'])}")
+        report.rewrite(asked.text, told, asked.sections)
         return 0
     nets = asked.nets.split(",") if asked.nets else QUICK_NETS if asked.quick else list(NETS)
     unknown = [*(n for n in nets if n not in NETS), *(s for s in asked.sections if s not in SECTIONS)]

@@ -100,8 +100,9 @@ class Table:
         return asdict(self)
 
 
-def markdown(told: dict[str, Any]) -> str:
-    """The tables of a stored run, with what they were measured on."""
+def markdown(told: dict[str, Any], sections: Iterable[str] = ()) -> str:
+    """The tables of a stored run, or some of them, with what they were measured on. Columns that are empty are left
+    out."""
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items() if version != "absent")
     head = (
         f"Printed on {told['date']} with {told['threads']} threads on {told['cores']} cores of {told['machine']}; "
@@ -110,8 +111,9 @@ def markdown(told: dict[str, Any]) -> str:
     if told.get("limit_gflops"):
         head += f" One core has {told['limit_gflops']:.0f} GFLOP/s in its registers."
     parts = [head]
-    for table in told["sections"].values():
-        names = list(table["columns"])
+    for section in sections or told["sections"]:
+        table = told["sections"][section]
+        names = [c for c in table["columns"] if any(cell(row.get(c)) != "-" for row in table["rows"])]
         text = align(
             [names, *([cell(row.get(c)) for c in names] for row in table["rows"])],
             right=tuple(range(1, len(names) - 1)),
@@ -120,11 +122,11 @@ def markdown(told: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def rewrite(path: pathlib.Path, told: dict[str, Any]) -> None:
+def rewrite(path: pathlib.Path, told: dict[str, Any], sections: Iterable[str] = ()) -> None:
     """Put the tables between the two marks of a text file; all else stays."""
     text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{path} needs one line {BEGIN} and, below it, one line {END}")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n{markdown(told)}\n{END}{after}", encoding="utf-8")
+    path.write_text(f"{before}{BEGIN}\n{markdown(told, sections)}\n{END}{after}", encoding="utf-8")
