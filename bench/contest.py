@@ -37,6 +37,10 @@ MEAN_GOAL, JAX_GOAL, LEAST_RATIO = 4.0, 5.0, 2.0
 class PeerError(Exception):
     """A child that could not do what it was asked, in one line."""
 
+    def __init__(self, child: Any, said: str) -> None:
+        super().__init__(said)
+        self.child = child
+
 
 @dataclass(frozen=True)
 class Options:
@@ -80,6 +84,7 @@ class Child:
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends each child and its helpers
         )
         os.close(errors)
+        self.pid = self._process.pid
 
     def ask(self, method: str, **keywords: Any) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -90,16 +95,16 @@ class Child:
         except OSError:
             line = ""
         if not line:
-            raise PeerError(self._last_words())
+            raise PeerError(self, self._last_words())
         answer = json.loads(line)
         if "error" in answer:
-            raise PeerError(answer["error"])
+            raise PeerError(self, answer["error"])
         return answer["result"]
 
     def close(self) -> None:
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
         else:
             self._process.kill()
         self._process.communicate()
@@ -146,6 +151,18 @@ def sampled(children: Mapping[str, Child], options: Options, **more: Any) -> dic
     return {name: statistics.median(taken) for name, taken in in_turn(asked, times, PAUSE).items()}
 
 
+def sampled_or_absent(table: Table, net: str, children: dict[str, Child], options: Options) -> dict[str, float]:
+    """The same, begun anew without a peer that ends on the way, as when memory is short; nothing where ours does."""
+    while "ours" in children:
+        try:
+            return sampled(children, options)
+        except PeerError as problem:
+            name = next(n for n, c in children.items() if c is problem.child)
+            table.note(f"{net}: {name} is absent: {problem}")
+            del children[name]
+    return {}
+
+
 def wrong_ones(losses: Mapping[str, list[float]]) -> tuple[float, list[str]]:
     """The largest residual of a peer's losses against ours, and whose are too far away."""
     found = {name: agreed(ours, losses[name]) for name in losses if name != "ours" for ours in [losses["ours"]]}
@@ -165,7 +182,6 @@ def net_row(
             try:
                 entries[name] = enter(one, name, net, batch)
             except PeerError as problem:
-                one.close()
                 table.note(f"{net}: {name} is absent: {problem}")
         row: dict[str, Any] = {"net": net, "batch": batch, "first calls s": {n: e.first for n, e in entries.items()}}
         if "ours" not in entries:
@@ -175,7 +191,9 @@ def net_row(
         if wrong:
             table.note(f"{net}: the losses of {', '.join(wrong)} differ from ours")
             return {**row, "verdict": verdict(False)}
-        seconds = sampled({name: e.child for name, e in entries.items()}, options)
+        seconds = sampled_or_absent(table, net, {name: e.child for name, e in entries.items()}, options)
+    if "ours" not in seconds:
+        return {**row, "verdict": verdict(False)}
     ms: dict[str, float | None] = {name: s * 1e3 for name, s in seconds.items()}
     row |= {**ms, "ratio": ratio(best(ms, TORCH), ms["ours"]), "to jax": ratio(best(ms, JAX), ms["ours"])}
     return row

@@ -14,7 +14,7 @@ from bench.nets import LAYERS, QUICK_LAYERS
 from bench.report import TOLERANCE, Table, least, ratio, verdict
 from bench.timing import in_turn, seconds_of
 from nbnn import Conv, MaxPool
-from nbnn.lower import TO_INPUT, TO_WEIGHTS
+from nbnn.op import Op
 
 COLUMNS = {"layer": 32, "direction": 14, "algorithm": 9, "ours": 7, "torch": 7, "ratio": 5, "one thread": 10}
 COLUMNS |= {"GFLOP/s": 7, "share": 5, "residual": 8, "verdict": 5}
@@ -44,18 +44,18 @@ def layer_rows(table: Table, place: int, algorithm: str, options: Options) -> li
     with child("bench.layer_runner:OurLayer", options) as ours, child("bench.layer_runner:TorchLayer", options) as peer:
         try:
             residuals = ours.ask("start", place=place, algorithm=algorithm)
+            asked: dict[str, Any] = {
+                "one": partial(ours.ask, "sample", threads=1, repeat=REPEAT),
+                "all": partial(ours.ask, "sample", threads=options.threads, repeat=REPEAT),
+            }
+            if started(table, peer, place):
+                asked["torch"] = partial(peer.ask, "sample", repeat=REPEAT)
+            taken = in_turn(asked, 3 if options.quick else 9, PAUSE)
         except PeerError as problem:
             table.note(f"{layer.name}: {problem}")
             return [{"layer": layer.name, "algorithm": algorithm, "verdict": verdict(False)}]
-        asked: dict[str, Any] = {
-            "one": partial(ours.ask, "sample", threads=1, repeat=REPEAT),
-            "all": partial(ours.ask, "sample", threads=options.threads, repeat=REPEAT),
-        }
-        if started(table, peer, place):
-            asked["torch"] = partial(peer.ask, "sample", repeat=REPEAT)
-        taken = in_turn(asked, 3 if options.quick else 9, PAUSE)
-    rows = []
     limit = statistics.median(t["limit"] for t in taken["one"])
+    rows = []
     for direction, residual in residuals.items():
         row = {"layer": layer.name, "direction": direction, "algorithm": algorithm, "residual": residual}
         if not residual <= TOLERANCE:
@@ -98,30 +98,40 @@ def against_naive(options: Options) -> Table:
         f"microseconds for one example: ours of 100, four loops in Python of {NAIVE_EXAMPLES}, and the course's figure"
     )
     table = Table(title, NAIVE_COLUMNS).begin()
-    rng = np.random.default_rng(0)
     for word, kind in (("conv", Conv), ("pool", MaxPool)):
-        place = next(k for k, y in enumerate(LAYERS) if y.n == 100 and isinstance(y.node, kind))
-        layer = LAYERS[place]
-        with child("bench.layer_runner:OurLayer", options) as ours:
-            residuals = ours.ask("start", place=place, algorithm="auto")
-            ask = partial(ours.ask, "sample", threads=options.threads, repeat=REPEAT)
-            taken = in_turn({"ours": ask}, options.times, PAUSE)["ours"]
-        ms = {d: statistics.median(t[d] for t in taken) for d in residuals}
-        found = {"forward": ms["forward"], "backward": ms[TO_INPUT] + ms.get(TO_WEIGHTS, 0.0)}
-        errors = {"forward": residuals["forward"], "backward": max(residuals[TO_INPUT], residuals.get(TO_WEIGHTS, 0.0))}
-        for direction, seconds in naive_seconds(layer.node, layer.input, rng).items():
-            what = f"{word} {direction}"
-            row = {"what": what, "shape": layer.name, "course": COURSE[what], "residual": errors[direction]}
-            right = errors[direction] <= TOLERANCE
-            if right:
-                each = found[direction] / layer.n * 1e3
-                row |= {"ours": each, "naive": seconds * 1e6, "times": seconds * 1e6 / each}
-            table.add(**row, verdict=verdict(right))
+        place = next(k for k, layer in enumerate(LAYERS) if layer.n == 100 and isinstance(layer.node, kind))
+        try:
+            for row in naive_rows(word, place, options):
+                table.add(**row)
+        except PeerError as problem:
+            table.note(f"{word}: {problem}")
+            table.add(what=word, verdict=verdict(False))
     return table
 
 
-def naive_seconds(node: Conv | MaxPool, shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, float]:
+def naive_rows(word: str, place: int, options: Options) -> list[dict[str, Any]]:
+    """Forward and backward, which is all that is to be found at once, of one layer."""
+    layer = LAYERS[place]
+    with child("bench.layer_runner:OurLayer", options) as ours:
+        residuals = ours.ask("start", place=place, algorithm="auto")
+        ask = partial(ours.ask, "sample", threads=options.threads, repeat=REPEAT)
+        taken = in_turn({"ours": ask}, options.times, PAUSE)["ours"]
+    rows = []
+    for way, seconds in naive_seconds(layer.node, layer.input).items():
+        parts = [d for d in residuals if (d == "forward") == (way == "forward")]
+        what, residual = f"{word} {way}", float(np.max([residuals[d] for d in parts]))  # NaN if one is
+        row = {"what": what, "shape": layer.name, "course": COURSE[what], "residual": residual}
+        right = residual <= TOLERANCE
+        if right:
+            each = sum(statistics.median(t[d] for t in taken) for d in parts) / layer.n * 1e3
+            row |= {"ours": each, "naive": seconds * 1e6, "times": seconds * 1e6 / each}
+        rows.append({**row, "verdict": verdict(right)})
+    return rows
+
+
+def naive_seconds(node: Op, shape: tuple[int, ...]) -> dict[str, float]:
     """Seconds for one example, forward and backward."""
+    rng = np.random.default_rng(0)
     x = rng.standard_normal((NAIVE_EXAMPLES, *shape))
     if isinstance(node, Conv):
         w, b = rng.standard_normal((node.filters, shape[0], node.size, node.size)), np.zeros(node.filters)
@@ -130,7 +140,7 @@ def naive_seconds(node: Conv | MaxPool, shape: tuple[int, ...], rng: np.random.G
             "forward": partial(naive.conv_forward, x, w, b, node.stride, node.pad),
             "backward": partial(naive.conv_backward, y, x, w, node.stride, node.pad),
         }
-    else:
+    elif isinstance(node, MaxPool):
         y = naive.pool_forward(x, node.size)
         calls = {
             "forward": partial(naive.pool_forward, x, node.size),

@@ -11,7 +11,8 @@ NODES = {"Affine", "ReLU"}
 
 
 class Sklearn:
-    """`partial_fit` takes one Adam step on what it is given."""
+    """`partial_fit` takes one Adam step on what it is given. Its epsilon is added before the variance is corrected, so
+    that gradients near 1e-8 move otherwise than ours: losses of batches of 4 differ by 2e-4, of 8 and more by 1e-5."""
 
     def __init__(self, task: Task) -> None:
         weights = [w for name, w in task.params.items() if name.endswith(".w")]
