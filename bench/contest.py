@@ -218,7 +218,7 @@ def nets(options: Options) -> Table:
         mean = geometric_mean(row.get(key) for row in table.rows)
         if mean is not None:
             table.note(f"geometric mean against {peer}: {mean:.2f}, {verdict(True, least(mean, goal))}")
-    under = [f"{r['net']} ({r['batch']})" for r in table.rows if least(r.get("ratio"), LEAST_RATIO)]
+    under = [f"{r['net']} ({r['batch']})" for r in table.rows if r.get("ratio") and least(r["ratio"], LEAST_RATIO)]
     if under:
         table.note(f"ratio under {LEAST_RATIO:g}: {', '.join(under)}")
     return table

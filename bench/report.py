@@ -12,6 +12,7 @@ from nbnn.check import relative_error
 from nbnn.words import align
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+NO_PEER = "no peer"  # a goal that cannot be looked at: all whom it names are absent
 TOLERANCE = 1e-4  # of results in float32, relative to the largest number
 
 
@@ -22,17 +23,17 @@ def agreed(found: Any, wanted: Any) -> tuple[float, bool]:
 
 
 def least(found: float | None, goal: float | None) -> str | None:
-    """What is missing where `found` should be at least `goal`; nothing where there is no goal or nothing to compare."""
-    if found is None or goal is None or found >= goal:
+    """What is missing where `found` should be at least `goal`; nothing where there is no goal."""
+    if goal is None or (found is not None and found >= goal):
         return None
-    return f"short of {goal:g}"
+    return f"short of {goal:g}" if found is not None else NO_PEER
 
 
 def most(found: float | None, goal: float | None) -> str | None:
     """The same where `found` should be at most `goal`."""
-    if found is None or goal is None or found <= goal:
+    if goal is None or (found is not None and found <= goal):
         return None
-    return f"over {goal:g}"
+    return f"over {goal:g}" if found is not None else NO_PEER
 
 
 def verdict(right: bool, *missed: str | None) -> str:
