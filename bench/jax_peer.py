@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bench.runner import LEARNING_RATE, Task
+from bench.nets import LEARNING_RATE
+from bench.runner import Task
 from nbnn.graph import INPUT
 from nbnn.op import Op
 
@@ -35,22 +36,22 @@ class Jax:
         self.data = jnp.asarray(np.ascontiguousarray(x)), jnp.asarray(task.y)
         self.step = jax.jit(self._step, donate_argnums=0)
 
-    def steps(self, rows: np.ndarray) -> list[float]:
+    def steps(self, rows: np.ndarray, rate: float = LEARNING_RATE) -> list[float]:
         losses = []
         for row in rows:
-            self.held, loss = self.step(self.held, *self.data, row)
+            self.held, loss = self.step(self.held, *self.data, row, rate)
             losses.append(loss)
         jax.block_until_ready(self.held)
         return [float(loss) for loss in losses]
 
-    def _step(self, held, x, y, row):
+    def _step(self, held, x, y, row, rate):
         params, m, v, t, key = held
         key, now = jax.random.split(key)
         loss, grads = jax.value_and_grad(self._loss)(params, x[row], y[row], now)
         t = t + 1
         m = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, grads)
         v = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, grads)
-        rate, scale = LEARNING_RATE / (1 - BETA1**t), 1 / (1 - BETA2**t)
+        rate, scale = rate / (1 - BETA1**t), 1 / (1 - BETA2**t)
         params = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v * scale) + EPS), params, m, v)
         return (params, m, v, t, key), loss
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.runner import LEARNING_RATE, Task
+from bench.nets import LEARNING_RATE
+from bench.runner import Task
 from nbnn.op import Op
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
@@ -25,10 +26,10 @@ class Im2col:
         self.v = {name: np.zeros_like(value) for name, value in self.params.items()}
         self.taken = 0
 
-    def steps(self, rows: np.ndarray) -> list[float]:
-        return [self._step(self.task.x[row], self.task.y[row]) for row in rows]
+    def steps(self, rows: np.ndarray, rate: float = LEARNING_RATE) -> list[float]:
+        return [self._step(self.task.x[row], self.task.y[row], rate) for row in rows]
 
-    def _step(self, x: np.ndarray, y: np.ndarray) -> float:
+    def _step(self, x: np.ndarray, y: np.ndarray, rate: float) -> float:
         kept, n = [], len(x)
         for node in self.task.graph.nodes:
             x, memory = FORWARD[type(node).__name__](node, x, *self._own(node))
@@ -42,13 +43,13 @@ class Im2col:
         for node, memory in zip(reversed(self.task.graph.nodes), reversed(kept), strict=True):
             dx, *own = BACKWARD[type(node).__name__](node, dx, memory, *self._own(node))
             grads |= {f"{node.name}.{key}": g for key, g in zip("wb", own, strict=False)}
-        self._adam(grads)
+        self._adam(grads, rate)
         return float(-logs[np.arange(n), y].mean())
 
     def _own(self, node: Op) -> list[np.ndarray]:
         return [self.params[f"{node.name}.{key}"] for key in "wb" if f"{node.name}.{key}" in self.params]
 
-    def _adam(self, grads: dict[str, np.ndarray]) -> None:
+    def _adam(self, grads: dict[str, np.ndarray], rate: float) -> None:
         self.taken += 1
         for name, g in grads.items():
             m, v = self.m[name], self.v[name]
@@ -57,7 +58,7 @@ class Im2col:
             v *= BETA2
             v += (1 - BETA2) * g * g
             mean, square = m / (1 - BETA1**self.taken), v / (1 - BETA2**self.taken)
-            self.params[name] -= LEARNING_RATE * mean / (np.sqrt(square) + EPS)
+            self.params[name] -= rate * mean / (np.sqrt(square) + EPS)
 
 
 def _windows(n: Op, x: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import numba
 import numpy as np
 
 import nbnn
+from bench.nets import LEARNING_RATE
 from bench.runner import Task
 from nbnn.kernels import names
 
@@ -17,8 +18,9 @@ class Ours:
         self.task = task
         self.model = nbnn.compile(task.graph, batch=task.batch)
 
-    def steps(self, rows: np.ndarray) -> list[float]:
-        return self.model.train_steps(self.task.x, self.task.y, indices=rows).tolist()
+    def steps(self, rows: np.ndarray, rate: float = LEARNING_RATE) -> list[float]:
+        config = {"learning_rate": rate}
+        return self.model.train_steps(self.task.x, self.task.y, indices=rows, optim_config=config).tolist()
 
     def profile(self, repeat: int) -> dict[str, float]:
         """Milliseconds of the parts of one gradient computation."""

@@ -1,8 +1,8 @@
 """What runs in a child: a task, and one contestant on it.
 
-A contestant is a class. `Contestant(task, **settings)` makes the net of the task with its weights; `steps(rows)` takes
-one Adam step for each row of indices and returns the losses once all of them are done. Its module imports all that it
-needs at its top, so that imports are over when a clock starts.
+A contestant is a class. `Contestant(task, **settings)` makes the net of the task with its weights; `steps(rows, rate)`
+takes one Adam step for each row of indices and returns the losses once all of them are done. Its module imports all
+that it needs at its top, so that imports are over when a clock starts.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from bench import resident
-from bench.nets import graph_of
+from bench.nets import NETS, graph_of
 from nbnn import Graph
 from nbnn.initial import initial_values
 
-LEARNING_RATE = 1e-3
 CHECKED = 4  # steps whose losses are compared
 LEAST_EXAMPLES = 512
 
@@ -73,11 +72,12 @@ class Runner:
         self.resting = resident.now()
         resident.forget_peak()
         self.task = Task(graph_of(net, dropout=dropout)[0], batch)
+        rate = NETS[net].checked_rate
         begun = time.perf_counter()
         self.contestant = make(self.task, **settings)
-        losses = self.contestant.steps(self.task.rows(1))
+        losses = self.contestant.steps(self.task.rows(1), rate)
         first = time.perf_counter() - begun
-        losses += self.contestant.steps(self.task.rows(CHECKED - 1))
+        losses += self.contestant.steps(self.task.rows(CHECKED - 1), rate)
         return {"losses": losses, "first": first}
 
     def sample(self, steps: int, batch: int | None = None) -> float:

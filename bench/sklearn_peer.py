@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
-from bench.runner import LEARNING_RATE, Task
+from bench.nets import LEARNING_RATE
+from bench.runner import Task
 
 NODES = {"Affine", "ReLU"}
 
@@ -29,7 +30,8 @@ class Sklearn:
         self.classes = np.arange(weights[-1].shape[1])
         self._begin(weights, [b for name, b in task.params.items() if name.endswith(".b")])
 
-    def steps(self, rows: np.ndarray) -> list[float]:
+    def steps(self, rows: np.ndarray, rate: float = LEARNING_RATE) -> list[float]:
+        self.net._optimizer.learning_rate_init = rate
         losses = []
         for row in rows:
             self.net.partial_fit(self.task.x[row], self.task.y[row], classes=self.classes)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bench.runner import LEARNING_RATE, Task
+from bench.nets import LEARNING_RATE
+from bench.runner import Task
 from nbnn import Graph, Model
 from nbnn.graph import INPUT
 
@@ -90,7 +91,8 @@ class Torch:
         self.adam = torch.optim.Adam(list(net.params.values()), lr=LEARNING_RATE, fused=True)
         self.x, self.y = torch.from_numpy(task.x), torch.from_numpy(task.y)
 
-    def steps(self, rows: np.ndarray) -> list[float]:
+    def steps(self, rows: np.ndarray, rate: float = LEARNING_RATE) -> list[float]:
+        self.adam.param_groups[0]["lr"] = rate
         losses = []
         for row in torch.from_numpy(rows):
             loss = self.loss(self.x[row], self.y[row])

@@ -51,7 +51,8 @@ def test_a_geometric_mean_is_of_those_that_are_there():
         (report.verdict(True, report.least(2.9, 3), report.most(0.6, 0.5)), "short of 3, over 0.5"),
         (report.verdict(True, report.least(math.nan, 3)), "short of 3"),
         (report.verdict(True, report.most(math.nan, 3)), "over 3"),
-        (report.verdict(True, report.least(None, 3)), "ok"),
+        (report.verdict(True, report.least(None, 3)), "no peer"),
+        (report.verdict(True, report.most(None, 3), report.least(None, None)), "no peer"),
         (report.verdict(False, report.least(9, 3)), "WRONG"),
     ],
 )
@@ -131,7 +132,7 @@ def test_a_peer_that_ends_while_it_is_timed_is_left_out(monkeypatch, table, opti
 def first_losses(contestant, net):
     """The losses that a child would give, computed in this process."""
     task = Task(graph_of(net, dropout=False)[0], 8)
-    return contestant(task).steps(np.concatenate([task.rows(1), task.rows(3)]))
+    return contestant(task).steps(np.concatenate([task.rows(1), task.rows(3)]), NETS[net].checked_rate)
 
 
 def test_a_child_answers_and_says_why_it_cannot(options):
