@@ -87,6 +87,7 @@ def about(options: contest.Options) -> dict:
         "machine": processor(),
         "cores": cores(),
         "threads": options.threads,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # of others, before we begin
         "quick": options.quick,
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},

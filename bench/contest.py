@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bench.nets import NETS, graph_of
@@ -126,28 +126,29 @@ def child(target: str, options: Options, **settings: Any) -> Iterator[Child]:
 
 @dataclass
 class Entry:
-    """A contestant in a row: its process, and what became of it."""
+    """A contestant in a row: its process, the seconds of its first call there, and its losses."""
 
     child: Child
-    first: float = float("nan")
-    losses: list[float] = field(default_factory=list)
+    first: float
+    losses: list[float]
 
 
 def enter(child: Child, name: str, net: str, batch: int) -> Entry:
     """Start a contestant twice where the net draws random numbers: once without them, for losses that must agree."""
     random = graph_of(net)[0] != graph_of(net, dropout=False)[0]
     checked = child.ask("start", name=name, net=net, batch=batch, dropout=False)
-    timed = child.ask("start", name=name, net=net, batch=batch) if random else checked
-    return Entry(child, timed["first"], checked["losses"])
+    if random:
+        child.ask("start", name=name, net=net, batch=batch)
+    return Entry(child, checked["first"], checked["losses"])
 
 
-def sampled(children: Mapping[str, Child], options: Options, **more: Any) -> dict[str, float]:
+def sampled(children: Mapping[str, Child], options: Options) -> dict[str, float]:
     """Median seconds of a step of each, in turn."""
-    tried = {name: c.ask("sample", steps=1, **more) for name, c in children.items()}
+    tried = {name: c.ask("sample", steps=1) for name, c in children.items()}
     steps = {name: max(1, min(200, round(SAMPLE / seconds))) for name, seconds in tried.items()}
     round_takes = sum(steps[name] * seconds + PAUSE for name, seconds in tried.items())
     times = max(3, min(options.times, int(options.budget / round_takes)))
-    asked = {name: (lambda name=name, c=c: c.ask("sample", steps=steps[name], **more)) for name, c in children.items()}
+    asked = {name: (lambda name=name, c=c: c.ask("sample", steps=steps[name])) for name, c in children.items()}
     return {name: statistics.median(taken) for name, taken in in_turn(asked, times, PAUSE).items()}
 
 
@@ -184,10 +185,11 @@ def net_row(
             except PeerError as problem:
                 table.note(f"{net}: {name} is absent: {problem}")
         row: dict[str, Any] = {"net": net, "batch": batch, "first calls s": {n: e.first for n, e in entries.items()}}
+        row["losses"] = {n: e.losses for n, e in entries.items()}
         if "ours" not in entries:
             return {**row, "verdict": verdict(False)}
         row |= {"first s": entries["ours"].first}
-        row["residual"], wrong = wrong_ones({n: e.losses for n, e in entries.items()})
+        row["residual"], wrong = wrong_ones(row["losses"])
         if wrong:
             table.note(f"{net}: the losses of {', '.join(wrong)} differ from ours")
             return {**row, "verdict": verdict(False)}

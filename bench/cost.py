@@ -25,6 +25,7 @@ MEMORY_GOAL = 0.5
 
 
 def memory(options: Options) -> Table:
+    """Without dropout, so that the losses show that both did the same; its masks would be PyTorch's burden alone."""
     names = ("ours", "torch", "torch last")
     columns = {"net": 9, "batch": 5, **dict.fromkeys(names, 10), "share": 5, "residual": 8, "verdict": 5}
     table = Table("peak memory of a training process in MiB above its imports, compiled code cached", columns).begin()

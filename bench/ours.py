@@ -1,6 +1,5 @@
 """nbnn as a contestant."""
 
-import numba
 import numpy as np
 
 import nbnn
@@ -26,7 +25,3 @@ class Ours:
         """Milliseconds of the parts of one gradient computation."""
         few = slice(0, self.task.batch)
         return self.model.profile(self.task.x[few], self.task.y[few], repeat=repeat).parts
-
-    @staticmethod
-    def use_threads(threads: int) -> None:
-        numba.set_num_threads(threads)
