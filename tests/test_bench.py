@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import contest, layers, naive, report
+from bench import contest, cost, layers, naive, report
 from bench.__main__ import main
 from bench.nets import LAYERS, NETS, graph_of
 from bench.numpy_peer import Im2col
@@ -297,6 +297,30 @@ def test_a_layer_with_a_wrong_direction_has_no_time_there(monkeypatch, options):
     forward, to_input = layers.layer_rows(report.Table("t", layers.COLUMNS), 0, "auto", options)
     assert forward["ours"] == 1.0 and forward["ratio"] == 1.0
     assert to_input["verdict"] == "WRONG" and not {"ours", "torch", "ratio", "share"} & set(to_input)
+
+
+def test_threads_must_give_equal_losses_not_near_ones():
+    one = contest.Entry(None, 1.0, [1.0, 2.0])
+    assert cost.equal({"1 thread": one, "2 threads": contest.Entry(None, 1.0, [1.0, 2.0])})
+    assert not cost.equal({"1 thread": one, "2 threads": contest.Entry(None, 1.0, [1.0, math.nextafter(2.0, 3.0)])})
+
+
+def test_a_batch_off_the_line_is_named(monkeypatch, options):
+    class Stepped:
+        """0.1 s for each example, a quarter more at 128."""
+
+        def ask(self, method, **keywords):
+            batch = keywords["batch"]
+            return None if method == "start" else 0.1 * batch * (1.25 if batch == 128 else 1.0)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(contest, "Child", lambda *a, **k: Stepped())
+    monkeypatch.setattr(cost, "PAUSE", 0.0)
+    rows = cost.batches(options).rows
+    assert [(row["batch"], row["verdict"]) for row in rows] == [(32, "ok"), (64, "ok"), (128, "over 0.1")]
+    assert rows[2]["deviation"] == pytest.approx(0.25)
 
 
 def test_every_contestant_has_a_column():
