@@ -27,6 +27,7 @@ CONTESTANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ours": ("bench.ours", "Ours", {}),
     "torch": ("bench.torch_peer", "Torch", {}),
     "torch last": ("bench.torch_peer", "Torch", {"channels_last": True}),
+    # contiguous: channels_last made the compiled step of vgg several times slower
     "torch comp": ("bench.torch_peer", "Torch", {"compiled": True}),
     "jax": ("bench.jax_peer", "Jax", {}),
     "jax NHWC": ("bench.jax_peer", "Jax", {"channels_last": True}),
