@@ -5,7 +5,7 @@ BIN := .venv/bin
 # make test TORCH='torch==2.13.0 --index-url <the index of PyTorch with its CPU builds>'
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test bench lint clean torch
+.PHONY: demo test bench lint clean torch peers
 
 demo: .venv/core
 	$(BIN)/python -m nbnn demo --out out
@@ -13,7 +13,7 @@ demo: .venv/core
 test: .venv/test torch
 	$(BIN)/python -m pytest
 
-bench: .venv/test torch
+bench: .venv/test torch peers
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 lint: .venv/lint
@@ -42,6 +42,11 @@ torch: .venv/test
 	@$(BIN)/python -c 'import torch' 2>/dev/null \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) \
 		|| echo 'PyTorch could not be installed: the comparisons with it are skipped'
+
+peers: .venv/test
+	@$(BIN)/python -c 'import jax, sklearn' 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' \
+		|| echo 'JAX and scikit-learn could not be installed: the bench goes on without them'
 
 .venv/lint: .venv/made pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'

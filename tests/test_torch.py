@@ -112,11 +112,27 @@ def graphs():
     return {"course7x7": course, "convnet": convnet, "residual": residual}
 
 
+def losses_of_both(graph: Graph, x: np.ndarray, y: np.ndarray, indices: np.ndarray) -> tuple[list, list]:
+    """The losses of the same Adam steps from the same weights, in this process: `bench.torch_peer.Torch` would change
+    how it treats denormals."""
+    from bench.torch_peer import Net
+
+    model = nbnn.compile(graph)
+    net = Net(model)
+    adam = torch.optim.Adam(list(net.params.values()), lr=1e-3)
+    wanted = []
+    for row in indices:
+        loss = net.loss(torch.from_numpy(x[row]), torch.from_numpy(y[row]))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        wanted.append(loss.item())
+    return list(model.train_steps(x, y, indices=indices)), wanted
+
+
 @pytest.mark.parametrize("name", ["course7x7", "convnet", "residual"])
 def test_ten_steps_follow_the_same_losses(name):
     """float32 on both sides, Adam: losses within 1e-5 relative, ten steps long."""
-    from bench.__main__ import losses_of_both
-
     graph = graphs()[name]
     pictures = synthetic(num_train=64, num_val=1, num_test=1, shape=graph.input)
     x, y = pictures["X_train"] / 4, pictures["y_train"]
