@@ -10,11 +10,15 @@ from nbnn.kernels.simd import lanes, pointer
 from nbnn.kernels.tile import ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
 
 DEPTH = 1024
+# Features that all panels of dw see while they are in the second-level cache (measured on 1000x16384 -> 500: 0.84 of
+# the limit with 48, 0.68 with all features at once).
+FEATURES = 48
 
 
 @inlined
-def _forward_columns(x, w, b, y, first, last, h, c0, depth, m, vectors):
-    """One panel of columns of y, one part of the sum: row h of the picture, channels c0 ... c0 + depth."""
+def _forward_columns(x, w, b, y, first, last, h, c0, cells, depth, m, vectors):
+    """One panel of columns of y, one part of the sum: `cells` places of row h of the picture, numbers c0 ... c0 + depth
+    of each."""
     xp = pointer(x) + (h * step(x, 1) + c0)
     wp = pointer(w) + (h * step(w, 0) + c0 * step(w, 2) + m)
     for i in range(first, last, ROWS):
@@ -24,21 +28,25 @@ def _forward_columns(x, w, b, y, first, last, h, c0, depth, m, vectors):
             c = start_tile(pointer(b) + m, vectors)
         else:
             c = load_tile(pointer(y) + m, to_y, vectors)
-        c = multiply(xp, from_x, 0, step(x, 2), 1, wp, 0, step(w, 1), step(w, 2), 1, x.shape[2], depth, c)
+        c = multiply(xp, from_x, 0, step(x, 2), 1, wp, 0, step(w, 1), step(w, 2), 1, cells, depth, c)
         store_tile(pointer(y) + m, to_y, c)
 
 
 @kernel(each="y", grain=ROWS, intensity=16)
 def affine_forward(x: Array4, w: Array4, b: Array1, y: Array2, first: int, last: int):
-    height, channels, units, width = x.shape[1], x.shape[3], y.shape[1], lanes(x)
+    height, cells, numbers, units, width = x.shape[1], x.shape[2], x.shape[3], y.shape[1], lanes(x)
+    if step(x, 2) == numbers and step(w, 1) == numbers * step(w, 2):  # a row is one run of memory: one long sum
+        cells, numbers = 1, cells * numbers
+    if cells == 1 and step(x, 1) == numbers and step(w, 0) == numbers * step(w, 2):  # and so is a picture
+        height, numbers = 1, height * numbers
     for h in range(height):
-        for c0 in range(0, channels, DEPTH):
-            depth = min(DEPTH, channels - c0)
+        for c0 in range(0, numbers, DEPTH):
+            depth = min(DEPTH, numbers - c0)
             for m in range(0, units, 2 * width):
                 if units - m > width:
-                    _forward_columns(x, w, b, y, first, last, h, c0, depth, m, 2)
+                    _forward_columns(x, w, b, y, first, last, h, c0, cells, depth, m, 2)
                 else:
-                    _forward_columns(x, w, b, y, first, last, h, c0, depth, m, 1)
+                    _forward_columns(x, w, b, y, first, last, h, c0, cells, depth, m, 1)
 
 
 @inlined
@@ -81,21 +89,8 @@ def _weights_columns(x, dy, dw, first, last, n0, depth, m, vectors):
             t = zero_tile(pointer(dw), vectors)
         else:
             t = load_tile(pointer(dw) + m, to_dw, vectors)
-        t = multiply(
-            pointer(x) + n0 * step(x, 0),
-            from_x,
-            0,
-            0,
-            step(x, 0),
-            pointer(dy) + (n0 * step(dy, 0) + m),
-            0,
-            0,
-            step(dy, 0),
-            1,
-            1,
-            depth,
-            t,
-        )
+        a, b = pointer(x) + n0 * step(x, 0), pointer(dy) + (n0 * step(dy, 0) + m)
+        t = multiply(a, from_x, 0, 0, step(x, 0), b, 0, 0, step(dy, 0), 1, 1, depth, t)
         store_tile(pointer(dw) + m, to_dw, t)
 
 
@@ -103,10 +98,12 @@ def _weights_columns(x, dy, dw, first, last, n0, depth, m, vectors):
 def affine_backward_weights(x: Array4, dy: Array2, features: int, dw: Array4, first: int, last: int):
     """dw[h, w, c, m] = sum over n of x[n, h, w, c] * dy[n, m]. `features` is their number, h * w * c."""
     count, units, width = x.shape[0], dy.shape[1], lanes(x)
-    for n0 in range(0, count, DEPTH):
-        depth = min(DEPTH, count - n0)
-        for m in range(0, units, 2 * width):
-            if units - m > width:
-                _weights_columns(x, dy, dw, first, last, n0, depth, m, 2)
-            else:
-                _weights_columns(x, dy, dw, first, last, n0, depth, m, 1)
+    for i in range(first, last, FEATURES):
+        end = min(i + FEATURES, last)
+        for n0 in range(0, count, DEPTH):
+            depth = min(DEPTH, count - n0)
+            for m in range(0, units, 2 * width):
+                if units - m > width:
+                    _weights_columns(x, dy, dw, i, end, n0, depth, m, 2)
+                else:
+                    _weights_columns(x, dy, dw, i, end, n0, depth, m, 1)

@@ -9,7 +9,8 @@ from llvmlite import ir
 from numba import types
 from numba.core.extending import intrinsic
 
-from nbnn.kernels.jit import Array4, Ints, kernel
+from nbnn.kernels.jit import Array4, Ints, inlined, kernel, step
+from nbnn.kernels.simd import pointer, poke
 
 
 def _reader(scalar, result):
@@ -30,21 +31,36 @@ read_float32 = _reader(ir.FloatType(), types.float32)
 read_float64 = _reader(ir.DoubleType(), types.float64)
 
 
+def _rows(read):
+    @inlined
+    def rows(data, rows, x, first, last):
+        height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+        for n in range(first, last):
+            at, xn = rows[n] * channels * height * width, pointer(x) + n * step(x, 0)
+            if height * width == 1:  # a vector is one run of memory on both sides
+                for c in range(channels):
+                    poke(xn, c, read(data, at + c))
+            else:
+                for i in range(height):
+                    for c in range(channels):
+                        row, to = at + (c * height + i) * width, xn + (i * step(x, 1) + c)
+                        for j in range(width):
+                            poke(to, j * step(x, 2), read(data, row + j))
+
+    return rows
+
+
+_rows_uint8, _rows_float32, _rows_float64 = _rows(read_uint8), _rows(read_float32), _rows(read_float64)
+
+
 @kernel(each="x")
 def gather(data: int, code: int, rows: Ints, x: Array4, first: int, last: int):
-    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
-    for n in range(first, last):
-        at = rows[n] * channels * height * width
-        for c in range(channels):
-            for i in range(height):
-                for j in range(width):
-                    if code == 0:
-                        x[n, i, j, c] = read_uint8(data, at)
-                    elif code == 1:
-                        x[n, i, j, c] = read_float32(data, at)
-                    else:
-                        x[n, i, j, c] = read_float64(data, at)
-                    at += 1
+    if code == 0:
+        _rows_uint8(data, rows, x, first, last)
+    elif code == 1:
+        _rows_float32(data, rows, x, first, last)
+    else:
+        _rows_float64(data, rows, x, first, last)
 
 
 @kernel(each="labels")

@@ -20,8 +20,56 @@ with the means over the same set.
 
 import math
 
-from nbnn.kernels.jit import Array1, Array2, Array4, kernel, step
-from nbnn.kernels.simd import fill, lanes, load, pointer, store
+from nbnn.kernels.jit import Array1, Array2, Array4, inlined, kernel, step
+from nbnn.kernels.simd import fill, lanes, load, pointer, select, sqrt, store
+
+
+def summed(term):
+    """The sum of term(x, dy, m) over the places of one example, for one register of channels. Four sums take turns:
+    each addition waits for the one before it, and one alone would wait most of the time."""
+
+    @inlined
+    def over_places(x, dy, n, c, m):
+        xn, dyn = pointer(x) + (n * step(x, 0) + c), pointer(dy) + (n * step(dy, 0) + c)
+        s0, s1, s2, s3 = fill(x, 0.0), fill(x, 0.0), fill(x, 0.0), fill(x, 0.0)
+        for i in range(x.shape[1]):
+            xp, dyp = xn + i * step(x, 1), dyn + i * step(dy, 1)
+            whole = x.shape[2] // 4 * 4
+            for j in range(0, whole, 4):
+                s0 = s0 + term(xp, j * step(x, 2), dyp, j * step(dy, 2), m)
+                s1 = s1 + term(xp, (j + 1) * step(x, 2), dyp, (j + 1) * step(dy, 2), m)
+                s2 = s2 + term(xp, (j + 2) * step(x, 2), dyp, (j + 2) * step(dy, 2), m)
+                s3 = s3 + term(xp, (j + 3) * step(x, 2), dyp, (j + 3) * step(dy, 2), m)
+            for j in range(whole, x.shape[2]):
+                s0 = s0 + term(xp, j * step(x, 2), dyp, j * step(dy, 2), m)
+        return (s0 + s1) + (s2 + s3)
+
+    return over_places
+
+
+@summed
+@inlined
+def _sum(xp, x_at, dyp, dy_at, m):
+    return load(xp, x_at)
+
+
+@summed
+@inlined
+def _sum_of_squares(xp, x_at, dyp, dy_at, m):
+    d = load(xp, x_at) - m
+    return d * d
+
+
+@summed
+@inlined
+def _sum_of_dy(xp, x_at, dyp, dy_at, m):
+    return load(dyp, dy_at)
+
+
+@summed
+@inlined
+def _sum_of_products(xp, x_at, dyp, dy_at, m):
+    return load(dyp, dy_at) * (load(xp, x_at) - m)
 
 
 @kernel(each="x", intensity=2, fills=2)
@@ -29,19 +77,10 @@ def channel_moments(x: Array4, mean: Array2, spread: Array2, first: int, last: i
     """mean[n, c] over the places of one example; spread[n, c] = sum over the places of (x - mean)**2."""
     places = x.shape[1] * x.shape[2]
     for n in range(first, last):
-        xn = pointer(x) + n * step(x, 0)
         for c in range(0, x.shape[3], lanes(x)):
-            s = fill(x, 0.0)
-            for i in range(x.shape[1]):
-                for j in range(x.shape[2]):
-                    s = s + load(xn, i * step(x, 1) + j * step(x, 2) + c)
-            m, s = s / places, fill(x, 0.0)
-            for i in range(x.shape[1]):
-                for j in range(x.shape[2]):
-                    d = load(xn, i * step(x, 1) + j * step(x, 2) + c) - m
-                    s = s + d * d
+            m = _sum(x, x, n, c, fill(x, 0.0)) / places
             store(pointer(mean), n * step(mean, 0) + c, m)
-            store(pointer(spread), n * step(spread, 0) + c, s)
+            store(pointer(spread), n * step(spread, 0) + c, _sum_of_squares(x, x, n, c, m))
 
 
 @kernel(each="mean", grain=16, fills=4)
@@ -64,21 +103,21 @@ def batch_statistics(
     good.
     """
     count = means.shape[0]
-    for c in range(first, last):
-        m = 0.0
+    for c in range(first, last, lanes(mean)):
+        m = fill(mean, 0.0)
         for n in range(count):
-            m += means[n, c]
-        m /= count
-        s = 0.0
+            m = m + load(pointer(means), n * step(means, 0) + c)
+        m, s = m / count, fill(mean, 0.0)
         for n in range(count):
-            d = means[n, c] - m
-            s += spreads[n, c] + places * d * d
-        s /= count * places
-        mean[c] = m
-        scale[c] = 1.0 / math.sqrt(s + eps)
-        if math.isfinite(m) and math.isfinite(s):
-            running_mean[c] = momentum * running_mean[c] + (1.0 - momentum) * m
-            running_var[c] = momentum * running_var[c] + (1.0 - momentum) * s
+            d = load(pointer(means), n * step(means, 0) + c) - m
+            s = s + (load(pointer(spreads), n * step(spreads, 0) + c) + d * d * places)
+        s = s / (count * places)
+        store(pointer(mean), c, m)
+        store(pointer(scale), c, 1.0 / sqrt(s + eps))
+        good = m * 0.0 + s * 0.0 == 0.0  # neither a NaN nor an infinity
+        old_mean, old_var = load(pointer(running_mean), c), load(pointer(running_var), c)
+        store(pointer(running_mean), c, select(good, old_mean * momentum + m * (1.0 - momentum), old_mean))
+        store(pointer(running_var), c, select(good, old_var * momentum + s * (1.0 - momentum), old_var))
 
 
 @kernel(each="mean", fills=2)
@@ -141,17 +180,10 @@ def norm_sums(
 ):
     """sum_dy[n, c] and sum_dy_xhat[n, c] over the places of one example."""
     for n in range(first, last):
-        xn, dyn = pointer(x) + n * step(x, 0), pointer(dy) + n * step(dy, 0)
         for c in range(0, x.shape[3], lanes(x)):
             m, s = load(pointer(mean), n * step(mean, 0) + c), load(pointer(scale), n * step(scale, 0) + c)
-            total, weighted = fill(x, 0.0), fill(x, 0.0)
-            for i in range(x.shape[1]):
-                for j in range(x.shape[2]):
-                    d = load(dyn, i * step(dy, 1) + j * step(dy, 2) + c)
-                    total = total + d
-                    weighted = weighted + d * (load(xn, i * step(x, 1) + j * step(x, 2) + c) - m)
-            store(pointer(sum_dy), n * step(sum_dy, 0) + c, total)
-            store(pointer(sum_dy_xhat), n * step(sum_dy_xhat, 0) + c, weighted * s)
+            store(pointer(sum_dy), n * step(sum_dy, 0) + c, _sum_of_dy(x, dy, n, c, m))
+            store(pointer(sum_dy_xhat), n * step(sum_dy_xhat, 0) + c, _sum_of_products(x, dy, n, c, m) * s)
 
 
 @kernel(each="gamma", grain=16, fills=2)
@@ -160,13 +192,13 @@ def affine_gradients(
 ):
     """dgamma[c] = sum over n of sum_dy_xhat[n, c], dbeta[c] = sum over n of sum_dy[n, c]. `gamma` only counts the
     channels."""
-    for c in range(first, last):
-        total, weighted = 0.0, 0.0
+    for c in range(first, last, lanes(gamma)):
+        total, weighted = fill(gamma, 0.0), fill(gamma, 0.0)
         for n in range(sum_dy.shape[0]):
-            total += sum_dy[n, c]
-            weighted += sum_dy_xhat[n, c]
-        dbeta[c] = total
-        dgamma[c] = weighted
+            total = total + load(pointer(sum_dy), n * step(sum_dy, 0) + c)
+            weighted = weighted + load(pointer(sum_dy_xhat), n * step(sum_dy_xhat, 0) + c)
+        store(pointer(dbeta), c, total)
+        store(pointer(dgamma), c, weighted)
 
 
 @kernel(each="gamma", fills=2)

@@ -23,6 +23,7 @@ busy.
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.extending import intrinsic, models, register_model
 
 from nbnn.kernels.jit import inlined
@@ -63,7 +64,8 @@ def places(typing, first, count, middle, inner, outer_step, middle_step, inner_s
     """Where rows first, first + 1, ... of a grid outer x middle x inner are; `count` elements in all, the last one
     repeats.
 
-    The two divisions are done in floating point for all rows at once: exact for fewer than 2**50 elements, and cheap.
+    Rows that lie in one run of the innermost axis, as most do, are found by two divisions for the first of them. For
+    the others the divisions are done in floating point for all rows at once: exact for fewer than 2**50 elements.
     """
 
     def emit(context, builder, sig, args):
@@ -77,14 +79,31 @@ def places(typing, first, count, middle, inner, outer_step, middle_step, inner_s
             quotient = builder.fptosi(builder.fdiv(middle_of_unit, by_real), wide)
             return quotient, builder.sub(number, builder.mul(quotient, spread(builder, by, ROWS)))
 
-        number = builder.add(spread(builder, first, ROWS), ir.Constant(wide, list(range(ROWS))))
-        last = spread(builder, builder.sub(count, _INT64(1)), ROWS)
-        number = builder.select(builder.icmp_signed("<", number, last), number, last)
-        rest, inner_at = divide(number, inner)
-        outer_at, middle_at = divide(rest, middle)
-        offset = builder.mul(outer_at, spread(builder, outer_step, ROWS))
-        offset = builder.add(offset, builder.mul(middle_at, spread(builder, middle_step, ROWS)))
-        offset = builder.add(offset, builder.mul(inner_at, spread(builder, inner_step, ROWS)))
+        def anywhere():
+            number = builder.add(spread(builder, first, ROWS), lane)
+            last = spread(builder, builder.sub(count, _INT64(1)), ROWS)
+            number = builder.select(builder.icmp_signed("<", number, last), number, last)
+            rest, inner_at = divide(number, inner)
+            outer_at, middle_at = divide(rest, middle)
+            offset = builder.mul(outer_at, spread(builder, outer_step, ROWS))
+            offset = builder.add(offset, builder.mul(middle_at, spread(builder, middle_step, ROWS)))
+            return builder.add(offset, builder.mul(inner_at, spread(builder, inner_step, ROWS)))
+
+        lane = ir.Constant(wide, list(range(ROWS)))
+        line, start = builder.udiv(first, inner), builder.urem(first, inner)
+        fits = builder.icmp_signed("<=", builder.add(start, _INT64(ROWS)), inner)
+        fits = builder.and_(fits, builder.icmp_signed("<=", builder.add(first, _INT64(ROWS)), count))
+        found = cgutils.alloca_once(builder, wide)
+        with builder.if_else(fits, likely=True) as (in_a_run, scattered):
+            with in_a_run:
+                at_outer, at_middle = builder.udiv(line, middle), builder.urem(line, middle)
+                base = builder.add(builder.mul(at_outer, outer_step), builder.mul(at_middle, middle_step))
+                base = builder.add(base, builder.mul(start, inner_step))
+                run = builder.mul(lane, spread(builder, inner_step, ROWS))
+                builder.store(builder.add(spread(builder, base, ROWS), run), found)
+            with scattered:
+                builder.store(anywhere(), found)
+        offset = builder.load(found)
         result = ir.Constant(ir.ArrayType(_INT64, ROWS), ir.Undefined)
         for i in range(ROWS):
             result = builder.insert_value(result, builder.extract_element(offset, ir.IntType(32)(i)), i)

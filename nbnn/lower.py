@@ -396,7 +396,7 @@ def _strides(net: Lowered, array: Array, halo: int, dense: bool) -> tuple[int, .
         if array.apart:
             step = row_room(net, step)
     if memory[0] in ("n", "workers"):
-        strides[0] = _up(strides[0], 16)
+        strides[0] = row_room(net, _up(strides[0], 16))
     return tuple(strides) if len(memory) > 1 else (1,)
 
 
