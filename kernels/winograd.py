@@ -286,7 +286,8 @@ def conv_backward_weights_winograd(
 ):
     """conv_backward_weights, 2.5 to 3 times as fast from 64 channels on, 2.2 times with 32.
 
-    Item s * blocks + k is the k-th block of channels of slot s; v and sums have room for one block.
+    Item s * blocks + k is the k-th block of channels of slot s; v and sums have room for one block, which is whole
+    registers unless there is only one.
     """
     down, across = (dy.shape[1] + TILE - 1) // TILE, (dy.shape[2] + TILE - 1) // TILE
     count, slots, filters, width = dy.shape[0], dw.shape[0], dy.shape[3], lanes(x)

@@ -13,7 +13,7 @@ from nbnn.ops import Conv
 LEAST_CHANNELS = 16  # below this the transforms cost more than the products save
 LEAST_SAVING = 1.5  # products of the direct way over ours; ragged edges take a part of the 4
 TOGETHER, TOGETHER_BACK = 32, 64  # tiles that a worker holds at a time: measured 8 ... 128
-CHANNELS_BACK = 64  # channels whose sums a worker holds at a time, on the way to the weights
+CHANNELS_BACK = 64  # channels whose sums a worker holds at a time, on the way to the weights: whole registers
 ITEMS_BACK = 16  # slots times blocks of channels
 PANEL = 32  # at least two registers of filters
 
@@ -47,7 +47,7 @@ class WinogradConv(Conv):
 
     def scratch(self, *shapes: Shape) -> dict[str, Array]:
         channels, filters = shapes[0][0], self.filters
-        held = -(-channels // self._blocks(channels))
+        held = min(channels, CHANNELS_BACK)
         slots = max(1, ITEMS_BACK // self._blocks(channels))
         share = -(-TOGETHER_BACK // self.tiles(*shapes))
 

@@ -271,9 +271,9 @@ def winograd(
     together: int = 16,
 ) -> list[Case]:
     """The values of the weights, forward (which is also the way to the input), to the weights. `sides` are those of x
-    with its padding; a worker holds `together` tiles, and on the way to the weights a `blocks`-th of the channels."""
+    with its padding; a worker holds `together` tiles, and on the way to the weights all channels or, of `blocks`, 16 at a time."""
     out = [side - 2 for side in sides]
-    held = -(-channels // blocks)
+    held = channels if blocks == 1 else 16
 
     def space(make: Maker, *shape: int) -> np.ndarray:
         return make.out(2, 36, *shape)  # two workers
