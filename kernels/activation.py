@@ -56,13 +56,13 @@ def _relu_slope(y, dy, zero):
     return select(y <= zero, zero, dy)
 
 
-@kernel(each="x")
+@kernel(each="x", over="x")
 def relu_forward(x: Array4, y: Array4, first: int, last: int):
     """y = max(x, 0)."""
     _relu(x, fill(x, 0.0), y, first, last)
 
 
-@kernel(each="y")
+@kernel(each="y", over="dy")
 def relu_backward(y: Array4, dy: Array4, dx: Array4, first: int, last: int):
     """dx = dy where y > 0, else 0."""
     _relu_slope(y, dy, fill(y, 0.0), dx, first, last)
@@ -80,13 +80,13 @@ def _leaky_slope(x, dy, slope):
     return select(x <= slope * 0.0, dy * slope, dy)
 
 
-@kernel(each="x")
+@kernel(each="x", over="x")
 def leaky_relu_forward(x: Array4, slope: float, y: Array4, first: int, last: int):
     """y = x where x > 0, else slope * x."""
     _leaky(x, fill(x, slope), y, first, last)
 
 
-@kernel(each="x")
+@kernel(each="x", over="dy")
 def leaky_relu_backward(x: Array4, dy: Array4, slope: float, dx: Array4, first: int, last: int):
     """dx = dy where x > 0, else slope * dy."""
     _leaky_slope(x, dy, fill(x, slope), dx, first, last)
@@ -109,13 +109,13 @@ def _sigmoid_slope(y, dy, _):
     return dy * (y * (1.0 - y))
 
 
-@kernel(each="x", intensity=4)
+@kernel(each="x", intensity=4, over="x")
 def sigmoid_forward(x: Array4, y: Array4, first: int, last: int):
     """y = 1 / (1 + exp(-x))."""
     _sigmoid(x, fill(x, 0.0), y, first, last)
 
 
-@kernel(each="y")
+@kernel(each="y", over="dy")
 def sigmoid_backward(y: Array4, dy: Array4, dx: Array4, first: int, last: int):
     """dx = dy * y * (1 - y)."""
     _sigmoid_slope(y, dy, fill(y, 0.0), dx, first, last)
@@ -139,13 +139,13 @@ def _tanh_slope(y, dy, _):
     return dy * (1.0 - y * y)
 
 
-@kernel(each="x", intensity=4)
+@kernel(each="x", intensity=4, over="x")
 def tanh_forward(x: Array4, y: Array4, first: int, last: int):
     """y = tanh(x)."""
     _tanh(x, fill(x, 0.0), y, first, last)
 
 
-@kernel(each="y")
+@kernel(each="y", over="dy")
 def tanh_backward(y: Array4, dy: Array4, dx: Array4, first: int, last: int):
     """dx = dy * (1 - y * y)."""
     _tanh_slope(y, dy, fill(y, 0.0), dx, first, last)
@@ -166,13 +166,13 @@ def _gelu_slope(x, dy, half):
     return dy * (half * (1.0 + t + bend))
 
 
-@kernel(each="x", intensity=4)
+@kernel(each="x", intensity=4, over="x")
 def gelu_forward(x: Array4, y: Array4, first: int, last: int):
     """y = x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x**3)))."""
     _gelu(x, fill(x, 0.5), y, first, last)
 
 
-@kernel(each="x", intensity=4)
+@kernel(each="x", intensity=4, over="dy")
 def gelu_backward(x: Array4, dy: Array4, dx: Array4, first: int, last: int):
     """dx = dy / 2 * (1 + t + x * (1 - t*t) * sqrt(2/pi) * (1 + 3 * 0.044715 x**2)), t the tanh of the forward pass."""
     _gelu_slope(x, dy, fill(x, 0.5), dx, first, last)
@@ -191,13 +191,13 @@ def _silu_slope(x, dy, _):
     return dy * (s * (1.0 + x * (1.0 - s)))
 
 
-@kernel(each="x", intensity=4)
+@kernel(each="x", intensity=4, over="x")
 def silu_forward(x: Array4, y: Array4, first: int, last: int):
     """y = x / (1 + exp(-x))."""
     _silu(x, fill(x, 0.0), y, first, last)
 
 
-@kernel(each="x", intensity=4)
+@kernel(each="x", intensity=4, over="dy")
 def silu_backward(x: Array4, dy: Array4, dx: Array4, first: int, last: int):
     """dx = dy * s * (1 + x * (1 - s)), s = 1 / (1 + exp(-x))."""
     _silu_slope(x, dy, fill(x, 0.0), dx, first, last)

@@ -38,8 +38,9 @@ def turn(w: Array3, turned: Array3, first: int, last: int):
                 if f + width <= last and c + width <= channels:
                     transpose_block(from_w, step(w, 1), to_t, step(turned, 1))
                 else:
-                    for j in range(min(width, channels - c)):
-                        for i in range(min(width, last - f)):
+                    for i in range(min(width, last - f)):
+                        store(to_t, i * step(turned, 1), fill(turned, 0.0))
+                        for j in range(min(width, channels - c)):
                             poke(to_t, i * step(turned, 1) + j, peek(from_w, j * step(w, 1) + i))
 
 
@@ -53,7 +54,7 @@ def add_slots(partial: Array2, total: Array1, first: int, last: int):
         store(pointer(total), i, s)
 
 
-@kernel(each="x")
+@kernel(each="x", over="a")
 def add_forward(a: Array4, x: Array4, y: Array4, first: int, last: int):
     """y[n, i, j, c] = a[n, i, j, c] + x[n, i, j, c]."""
     for n in range(first, last):
@@ -65,7 +66,20 @@ def add_forward(a: Array4, x: Array4, y: Array4, first: int, last: int):
                 store(yp, e, load(ap, e) + load(xp, e))
 
 
-@kernel(each="x")
+@kernel(each="y", whole=False)
+def clear_frame(pad: int, y: Array4, first: int, last: int):
+    """The outermost `pad` rows and columns of y become zeros: its memory may have been another array's before."""
+    for n in range(first, last):
+        for i in range(y.shape[1]):
+            inner = y.shape[2] - 2 * pad if pad <= i < y.shape[1] - pad else 0
+            for k in range(y.shape[2] - inner):
+                j = k if k < pad or inner == 0 else k + inner
+                place = pointer(y) + (n * step(y, 0) + i * step(y, 1) + j * step(y, 2))
+                for c in range(0, y.shape[3], lanes(y)):
+                    store(place, c, fill(y, 0.0))
+
+
+@kernel(each="x", whole=False)
 def copy(x: Array4, y: Array4, first: int, last: int):
     """y = x, for any channel offset in either: the pieces of Concat, the gradient of Add, Identity."""
     for n in range(first, last):
@@ -77,7 +91,7 @@ def copy(x: Array4, y: Array4, first: int, last: int):
                     poke(yp, c, peek(xp, c))
 
 
-@kernel(each="x")
+@kernel(each="x", whole=False)
 def flatten_forward(x: Array4, y: Array4, first: int, last: int):
     """y[n, 0, 0, (c*H + i)*W + j] = x[n, i, j, c]: the order in which people flatten pictures."""
     height, width = x.shape[1], x.shape[2]
@@ -90,7 +104,7 @@ def flatten_forward(x: Array4, y: Array4, first: int, last: int):
                     poke(yp, (c * height + i) * width + j, peek(xp, c))
 
 
-@kernel(each="dx")
+@kernel(each="dx", whole=False)
 def flatten_backward(dy: Array4, dx: Array4, first: int, last: int):
     """dx[n, i, j, c] = dy[n, 0, 0, (c*H + i)*W + j]."""
     height, width = dx.shape[1], dx.shape[2]
@@ -121,7 +135,7 @@ def expand_groups(w: Array4, groups: int, dense: Array4, first: int, last: int):
                     poke(row, f, w[u, v, c - group * channels, f])
 
 
-@kernel(each="dw", axis=2)
+@kernel(each="dw", axis=2, whole=False)
 def collect_groups(dense: Array4, groups: int, dw: Array4, first: int, last: int):
     """dw[u, v, c, f] = dense[u, v, c + group of f * channels of a group, f]: the inverse of `expand_groups`."""
     channels, filters = dw.shape[2], dw.shape[3] // groups

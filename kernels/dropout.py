@@ -61,7 +61,7 @@ def chance(typing, like, element, key, threshold):
     return kind(like, types.int64, types.uint64, types.int64), emit
 
 
-@kernel(each="x", intensity=4)
+@kernel(each="x", intensity=4, over="x")
 def dropout(x: Array4, p: float, seed: int, step_number: int, node: int, y: Array4, first: int, last: int):
     key = key_of(seed, step_number, node)
     threshold = int(p * (1 << 24))

@@ -53,7 +53,7 @@ def _rows(read):
 _rows_uint8, _rows_float32, _rows_float64 = _rows(read_uint8), _rows(read_float32), _rows(read_float64)
 
 
-@kernel(each="x")
+@kernel(each="x", whole=False)
 def gather(data: int, code: int, rows: Ints, x: Array4, first: int, last: int):
     if code == 0:
         _rows_uint8(data, rows, x, first, last)
@@ -63,7 +63,7 @@ def gather(data: int, code: int, rows: Ints, x: Array4, first: int, last: int):
         _rows_float64(data, rows, x, first, last)
 
 
-@kernel(each="labels")
+@kernel(each="labels", whole=False)
 def gather_labels(all_labels: Ints, rows: Ints, labels: Ints, first: int, last: int):
     """labels[n] = all_labels[rows[n]]."""
     for n in range(first, last):

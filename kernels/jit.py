@@ -98,13 +98,13 @@ def compiled(function):
 class Kernel:
     """A loop with a name, one compiled body per dtype, and the argument that counts its items."""
 
-    def __init__(self, function, each, axis, grain, intensity, fills):
+    def __init__(self, function, each, axis, grain, intensity, fills, over, whole):
         self.name = function.__name__
         self.function = function
         self.each, self.axis = each, axis
         self.grain = grain
         self.intensity = intensity
-        self.fills = fills
+        self.fills, self.over, self.whole = fills, over, whole
         self.__doc__ = function.__doc__
         whole = inspect.signature(function)
         self.parameters = [p for p in whole.parameters.values() if p.name not in _SHARE]
@@ -168,14 +168,15 @@ class Kernel:
         return intrinsic(work)
 
 
-def kernel(each, axis=0, grain=1, intensity=1, fills=1):
+def kernel(each, axis=0, grain=1, intensity=1, fills=1, over="", whole=True):
     """Make a kernel of a loop over the items of the argument `each`: an array, along `axis`, or a whole number. Threads
     get multiples of `grain` items.
 
     `intensity` is roughly the arithmetic per byte: it moves the size from which threads pay. `fills` of the arrays, the
-    last ones before the workers' room, are outputs.
+    last ones before the workers' room, are outputs. The output may be the same array as the input `over`. `whole` says
+    that outputs are filled whatever was there before, up to the end of the last register of their channels.
     """
-    return lambda function: Kernel(function, each, axis, grain, intensity, fills)
+    return lambda function: Kernel(function, each, axis, grain, intensity, fills, over, whole)
 
 
 # ---- the launch, as seen by LLVM
@@ -308,9 +309,46 @@ def _word(typing, table, place):
     return types.int64(types.int64, types.int64), emit
 
 
+_IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+_FLUSH = 0x8040  # of the control word of x86: results and operands too small for a normal number count as zeros
+
+
+def _control_word(builder, name, word):
+    place = cgutils.alloca_once(builder, ir.IntType(32))
+    builder.store(word, place)
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [_BYTES]), name)
+    builder.call(function, [builder.bitcast(place, _BYTES)])
+    return builder.load(place)
+
+
+@intrinsic
+def flush_denormals(typing):
+    """Make this thread take the smallest numbers for zeros, on which multiplications take 100 times as long; gives what
+    `restore_denormals` wants. Gradients of a net that has learnt its data are such numbers."""
+
+    def emit(context, builder, sig, args):
+        if not _IS_X86:
+            return ir.IntType(32)(0)
+        before = _control_word(builder, "llvm.x86.sse.stmxcsr", ir.IntType(32)(0))
+        _control_word(builder, "llvm.x86.sse.ldmxcsr", builder.or_(before, ir.IntType(32)(_FLUSH)))
+        return before
+
+    return types.uint32(), emit
+
+
+@intrinsic
+def restore_denormals(typing, before):
+    def emit(context, builder, sig, args):
+        if _IS_X86:
+            _control_word(builder, "llvm.x86.sse.ldmxcsr", args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.uint32), emit
+
+
 def _walk(table, count, begin, end, worker):
     """Take items begin ... end - 1 through the kernels of a table, each stretch of them `together` items at a time."""
-    k, together = 0, max(end - begin, 1)
+    k, together, denormals = 0, max(end - begin, 1), flush_denormals()
     while k < count:
         if _word(table, 2 * k) == 0:
             together = _word(table, 2 * k + 1)
@@ -322,6 +360,7 @@ def _walk(table, count, begin, end, worker):
             for j in range(k, stop):
                 _run(_word(table, 2 * j), _word(table, 2 * j + 1), item, min(item + together, end), worker)
         k = stop
+    restore_denormals(denormals)
 
 
 _walk_here = inlined(_walk)
@@ -365,7 +404,7 @@ def tick(typing, times, place):
 
     def emit(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        if platform.machine().lower() in ("x86_64", "amd64"):
+        if _IS_X86:
             counter = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I64, []), "llvm.readcyclecounter")
             now = builder.call(counter, [])
         else:  # elsewhere the counter may be forbidden to programs: ask the C library for nanoseconds

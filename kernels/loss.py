@@ -99,7 +99,7 @@ def mse_loss(x: Array2, target: Array2, losses: Doubles, dx: Array2, first: int,
         losses[n] = total(sums) / classes
 
 
-@kernel(each="out")
+@kernel(each="out", whole=False)
 def add_total(values: Doubles, factor: float, out: Doubles, first: int, last: int):
     """out[0] += factor * sum of values, in their order."""
     for k in range(first, last):

@@ -83,7 +83,7 @@ def channel_moments(x: Array4, mean: Array2, spread: Array2, first: int, last: i
             store(pointer(spread), n * step(spread, 0) + c, _sum_of_squares(x, x, n, c, m))
 
 
-@kernel(each="mean", grain=16, fills=4)
+@kernel(each="mean", grain=16, fills=4, whole=False)
 def batch_statistics(
     means: Array2,
     spreads: Array2,
@@ -120,7 +120,7 @@ def batch_statistics(
         store(pointer(running_var), c, select(good, old_var * momentum + s * (1.0 - momentum), old_var))
 
 
-@kernel(each="mean", fills=2)
+@kernel(each="mean", fills=2, whole=False)
 def running_statistics(
     running_mean: Array1, running_var: Array1, eps: float, mean: Array1, scale: Array1, first: int, last: int
 ):
@@ -130,7 +130,7 @@ def running_statistics(
         scale[c] = 1.0 / math.sqrt(running_var[c] + eps)
 
 
-@kernel(each="means", intensity=2, fills=2)
+@kernel(each="means", intensity=2, fills=2, whole=False)
 def group_statistics(
     means: Array2,
     spreads: Array2,
@@ -160,7 +160,7 @@ def group_statistics(
                 scale[n, c] = s
 
 
-@kernel(each="x", intensity=2)
+@kernel(each="x", intensity=2, over="x")
 def norm_forward(x: Array4, mean: Array2, scale: Array2, gamma: Array1, beta: Array1, y: Array4, first: int, last: int):
     for n in range(first, last):
         xn, yn = pointer(x) + n * step(x, 0), pointer(y) + n * step(y, 0)
@@ -201,7 +201,7 @@ def affine_gradients(
         store(pointer(dgamma), c, weighted)
 
 
-@kernel(each="gamma", fills=2)
+@kernel(each="gamma", fills=2, whole=False)
 def batch_gradients(
     dgamma: Array1, dbeta: Array1, gamma: Array1, count: int, mean_g: Array1, mean_g_xhat: Array1, first: int, last: int
 ):
@@ -211,7 +211,7 @@ def batch_gradients(
         mean_g_xhat[c] = gamma[c] * dgamma[c] / count
 
 
-@kernel(each="sum_dy", intensity=2, fills=2)
+@kernel(each="sum_dy", intensity=2, fills=2, whole=False)
 def group_gradients(
     sum_dy: Array2,
     sum_dy_xhat: Array2,
@@ -236,7 +236,7 @@ def group_gradients(
                 mean_g_xhat[n, c] = weighted / (size * places)
 
 
-@kernel(each="x", intensity=2)
+@kernel(each="x", intensity=2, over="dy")
 def norm_backward(
     x: Array4,
     dy: Array4,
@@ -262,7 +262,7 @@ def norm_backward(
                     store(dxn, i * step(dx, 1) + j * step(dx, 2) + c, s * (d - shift - centred * bend))
 
 
-@kernel(each="x", intensity=2)
+@kernel(each="x", intensity=2, over="x")
 def scale_forward(x: Array4, gamma: Array1, y: Array4, first: int, last: int):
     """y[n, i, j, c] = gamma[c] * x[n, i, j, c]."""
     for n in range(first, last):

@@ -36,7 +36,7 @@ from nbnn.kernels.jit import Array1, Doubles, inlined, kernel
 from nbnn.kernels.simd import fill, lanes, load, pointer, select, sqrt, store, total
 
 
-@kernel(each="sums", fills=2)
+@kernel(each="sums", fills=2, whole=False)
 def add_l2(w: Array1, reg: float, dw: Array1, sums: Doubles, first: int, last: int):
     """dw += reg * w over the weights, and sums[block] = sum of w**2 over a block: the loss is 0.5 * reg * their sum."""
     for block in range(first, last):
@@ -59,7 +59,7 @@ def square_sums(dw: Array1, sums: Doubles, first: int, last: int):
         sums[block] = total(s)
 
 
-@kernel(each="dw", grain=BLOCK)
+@kernel(each="dw", grain=BLOCK, whole=False)
 def clip_norm(sums: Doubles, largest: float, dw: Array1, first: int, last: int):
     """dw *= largest / norm where the norm, the root of all sums, is above the largest."""
     s = 0.0
@@ -79,7 +79,7 @@ def _decay(w, i, value, weights, rate):
     return value
 
 
-@kernel(each="w", grain=BLOCK, fills=3)
+@kernel(each="w", grain=BLOCK, fills=3, whole=False)
 def update(
     rule: int, weights: int, settings: Doubles, dw: Array1, w: Array1, m: Array1, v: Array1, first: int, last: int
 ):

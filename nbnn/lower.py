@@ -13,13 +13,13 @@ Every pass takes a `Lowered` and returns a new one; `str` of it shows the stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 from nbnn.graph import INPUT, Graph
 from nbnn.launches import Launch, Planner, Section, alone, name_of
 from nbnn.losses import to_plain
+from nbnn.memory import Sharing, places, share
 from nbnn.op import Array, Call, Form, Op, Shape, call, picture
 from nbnn.words import align, times
 
@@ -63,6 +63,7 @@ class Lowered:
     aliases: dict[str, str] = field(default_factory=dict)  # outside training: output -> the tensor that it is
     buffers: dict[str, Buffer] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)  # arena -> elements (acts: per example)
+    sharing: Sharing = field(default_factory=Sharing)
     decayed: int = 0  # the first so many parameters are weights
     source: str = ""
 
@@ -172,16 +173,37 @@ def route(net: Lowered) -> Lowered:
             source = (node.inputs or ())[0]
             aliases[node.name or ""] = aliases.get(source, source)
     inference = tuple(replace(s, calls=tuple(_rename(c, aliases) for c in s.calls)) for s in inference)
+    forward = (start, *training)
     return replace(
         net,
-        training=(start, *training),
-        inference=(start, *inference),
-        backward=tuple(backward),
+        training=_with_frames(forward, set()),
+        inference=_with_frames((start, *inference), set()),
+        backward=_with_frames(tuple(backward), _framed(forward)),
         arrays=scope.arrays,
         owners=scope.owners,
         names=scope.names,
         aliases=aliases,
     )
+
+
+def _framed(sections: Iterable[Section]) -> set[tuple[str, int]]:
+    """The frames that somebody reads: the array and the width."""
+    forms = (o for s in sections for c in s.calls for o in c.operands if isinstance(o, Form) and o.kind == "padded")
+    return {(form.name, form.settings[0]) for form in forms if form.name != INPUT}
+
+
+def _with_frames(sections: tuple[Section, ...], ready: set[tuple[str, int]]) -> tuple[Section, ...]:
+    """Clear each frame before it is first read, other than those that are ready."""
+    found = []
+    for section in sections:
+        calls: list[Call] = []
+        for c in section.calls:
+            wanted = _framed([replace(section, calls=(c,))]) - ready
+            calls += [call("clear_frame", pad, Form("padded", name, (pad,))) for name, pad in sorted(wanted)]
+            calls.append(c)
+            ready = ready | wanted
+        found.append(replace(section, calls=tuple(calls)))
+    return tuple(found)
 
 
 def _tensor(shape: Shape) -> Array:
@@ -292,20 +314,26 @@ def join(net: Lowered) -> Lowered:
     return replace(net, launches=plans)
 
 
+ARENAS = {
+    "params": "params",
+    "grads": "grads",
+    "state": "state",
+    "value": "acts",
+    "gradient": "acts",
+    "part": "acts",
+    "target": "acts",
+}
+
+
 def plan_buffers(net: Lowered) -> Lowered:
     """Lay every array into its arena: parameters and gradients alike (weights first), state, activations by example,
-    scratch."""
+    scratch. Activations and scratch share memory where they can; the reference keeps all apart."""
+    sharing = Sharing() if net.lanes == 1 else _sharing(net)
+    roots = {name: sharing.roots.get(name, name) for name in net.arrays}
     halos = _halos(net)
+    for name, root in roots.items():
+        halos[root] = max(halos[root], halos[name])
     used = {name_of(o) for s in (*net.training, *net.inference, *net.backward) for c in s.calls for o in c.operands}
-    kinds = {
-        "params": "params",
-        "grads": "grads",
-        "state": "state",
-        "value": "acts",
-        "gradient": "acts",
-        "part": "acts",
-        "target": "acts",
-    }
     order = sorted(net.arrays, key=lambda name: not net.arrays[name].decay)  # weights first; otherwise as they come
     buffers: dict[str, Buffer] = {}
     sizes = dict.fromkeys(("params", "grads", "state", "acts", "work", "space"), 0)
@@ -315,23 +343,47 @@ def plan_buffers(net: Lowered) -> Lowered:
         array, (_, kind) = net.arrays[name], net.owners[name]
         if kind == "scratch" and name not in used:
             continue
-        per = {"n": "cap", "workers": "threads"}.get(array.memory[0], "")
-        arena = kinds.get(kind, {"cap": "acts", "threads": "space"}.get(per, "work"))
-        strides = _strides(net, array, halos.get(name, 0), dense=name == INPUT and _dense(net))
+        halo, per = halos[roots[name]], {"n": "cap", "workers": "threads"}.get(array.memory[0], "")
+        arena = ARENAS.get(kind, {"cap": "acts", "threads": "space"}.get(per, "work"))
+        strides = _strides(net, array, halo, dense=name == INPUT and _dense(net))
         slots = 0
         if array.memory[0] == "slots":
             slots = max(min(4, array.slots), min(array.slots, SLOT_BYTES // (strides[0] * _itemsize(net.dtype))))
         first = slots or (1 if per else array.memory[0])
         size = strides[0] * first if len(strides) > 1 else row_room(net, array.memory[0])
         start = spaces[name] if arena == "space" else sizes[arena]
-        buffer = Buffer(arena, start, array.memory, strides, size, halos.get(name, 0), per, slots, array.share)
-        buffers[name] = buffer
-        sizes[arena] = max(sizes[arena], _up(start + buffer.size, 16))
+        buffers[name] = Buffer(arena, start, array.memory, strides, size, halo, per, slots, array.share)
+        if arena == "space" or roots[name] not in sharing.lives:
+            sizes[arena] = max(sizes[arena], _up(start + size, 16))
         if kind == "params" and array.decay:
             decayed = sizes[arena]
+    for arena in ("acts", "work"):
+        alone = {n: _up(b.size, 16) for n, b in buffers.items() if b.arena == arena and n in sharing.lives}
+        starts = places(alone, sharing.lives, sizes[arena])
+        sizes[arena] = max([sizes[arena], *(starts[n] + size for n, size in alone.items())])
+        for name, buffer in buffers.items():
+            if roots[name] in starts:
+                buffers[name] = replace(buffer, start=starts[roots[name]])
     return replace(
-        net, buffers={name: buffers[name] for name in net.arrays if name in buffers}, sizes=sizes, decayed=decayed
+        net,
+        buffers={name: buffers[name] for name in net.arrays if name in buffers},
+        sizes=sizes,
+        sharing=sharing,
+        decayed=decayed,
     )
+
+
+def _sharing(net: Lowered) -> Sharing:
+    shared = ("value", "gradient", "part", "scratch")
+    kept = {n for n, (_, kind) in net.owners.items() if kind not in shared or net.arrays[n].memory[0] == "workers"}
+    # add_slots reads whole rows, and a kernel fills the registers that it needs: a spare one must stay zero
+    kept |= {
+        n
+        for n, a in net.arrays.items()
+        if a.memory[0] == "slots" and row_room(net, a.memory[-1]) != _up(a.memory[-1], net.lanes)
+    }
+    output = net.aliases.get(net.graph.output, net.graph.output)
+    return share(net.launches, net.arrays, kept | {INPUT}, ("predict", output))
 
 
 def _spaces(net: Lowered) -> dict[str, int]:
@@ -456,11 +508,13 @@ def verify(net: Lowered) -> Lowered:
                 broken(f"the launches of {name} do not make each call once")
     if net.stage in ("plan_buffers", "emit"):
         for arena in ("params", "grads", "state", "acts", "work"):
-            size = net.sizes[arena]
-            ends = sorted((b.start, b.start + b.size) for b in net.buffers.values() if b.arena == arena)
-            for (_, end), (start, _) in pairwise(ends):
-                if start < end:
-                    broken(f"two arrays overlap at {start} of {arena}")
-            if ends and ends[-1][1] > size:
-                broken(f"the arena {arena} of {size} elements is too small")
+            placed = sorted((b.start, b.start + b.size, n) for n, b in net.buffers.items() if b.arena == arena)
+            for k, (_, end, name) in enumerate(placed):
+                if end > net.sizes[arena]:
+                    broken(f"the arena {arena} of {net.sizes[arena]} elements is too small")
+                for start, _, other in placed[k + 1 :]:
+                    if start >= end:
+                        break
+                    if not net.sharing.apart(name, other):
+                        broken(f"{name} and {other} overlap at {start} of {arena}")
     return net

@@ -25,6 +25,7 @@ TOLERANCES = {"float32": 2e-5, "float64": 1e-13}
 # Kernels that only move numbers, or round once: they must agree to the bit.
 EXACT = {
     "add_forward",
+    "clear_frame",
     "collect_groups",
     "copy",
     "copy_rows",
@@ -271,7 +272,8 @@ def winograd(
     together: int = 16,
 ) -> list[Case]:
     """The values of the weights, forward (which is also the way to the input), to the weights. `sides` are those of x
-    with its padding; a worker holds `together` tiles, and on the way to the weights all channels or, of `blocks`, 16 at a time."""
+    with its padding; a worker holds `together` tiles, and on the way to the weights all channels or, of `blocks`, 16 at
+    a time."""
     out = [side - 2 for side in sides]
     held = channels if blocks == 1 else 16
 
@@ -885,6 +887,9 @@ MOVES = [
         lambda make: (make.value(2, 3, 4, 5, halo=1), make.value(2, 3, 4, 5), make.out(2, 3, 4, 5, halo=2)),
     ),
     Case("add_forward", "a gradient, in place", _add_in_place),
+    Case("clear_frame", "a frame of one", lambda make: (1, make.value(2, 4, 5, 20))),
+    Case("clear_frame", "a frame of two, one channel", lambda make: (2, make.value(3, 6, 5, 1))),
+    Case("clear_frame", "no inside", lambda make: (1, make.value(2, 2, 2, 5))),
     Case("copy", "all channels, into a frame", lambda make: (make.value(2, 3, 4, 5), make.out(2, 3, 4, 5, halo=1))),
     Case("copy", "into some channels of more", _copy_into_piece),
     Case("copy", "from some channels of more", _copy_from_piece),

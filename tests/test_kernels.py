@@ -160,6 +160,28 @@ def test_room_and_frames_are_kept(case, dtype):
             assert not new[behind].any(), f"{name}: the room is no longer zero"
 
 
+@pytest.mark.parametrize(
+    ("case", "dtype"), [pytest.param(c, d, id=f"{c}, {d}") for c in CASES for d in DTYPES if KERNELS[c.kernel].whole]
+)
+def test_outputs_are_filled_whatever_was_there_before(case, dtype):
+    """An array may lie where another was: what is left of that must not show, nor stay in the room of a gradient."""
+    before = _made(case, dtype)
+    args, rooms = again(before), []
+    for k in KERNELS[case.kernel].outputs:
+        a, b = args[k], before[k]
+        if any(a is not x and isinstance(x, np.ndarray) and owner(x) is owner(a) for x in args):
+            continue  # in place
+        lanes = lanes_of(b.dtype) if b.dtype.kind == "f" else 1
+        rows = rows_in_memory(b, min(width_with_room(b, case), -(-b.shape[-1] // lanes) * lanes))
+        behind = rows & ~rows_in_memory(b, b.shape[-1])
+        if not owner(b).reshape(-1)[behind].any():
+            rooms.append((a, behind))
+        owner(a).reshape(-1)[rows] = np.nan
+    demand_equal_arguments(run(case, dtype, args), expected(case, dtype), case, dtype)
+    for a, behind in rooms:
+        assert not owner(a).reshape(-1)[behind].any(), "junk is left in the room of a gradient"
+
+
 def test_every_kernel_has_rows_and_a_twin_with_the_same_parameters():
     assert set(KERNELS) == set(reference.__all__) == {case.kernel for case in CASES}
     assert set(EXACT | ELEMENTWISE) <= set(KERNELS)

@@ -36,6 +36,7 @@ from nbnn import (
     Tanh,
 )
 from nbnn import lower as lowering
+from nbnn.kernels import names
 from nbnn.lower import PASSES, lower
 from nbnn.op import Call, Form
 
@@ -134,20 +135,56 @@ def test_a_stage_leaves_the_one_before_as_it_was():
 
 @EACH_GRAPH
 @pytest.mark.parametrize(("dtype", "lanes"), [("float32", 16), ("float64", 4), ("float64", 1)])
-def test_no_two_buffers_overlap(graph, dtype, lanes):
+def test_nobody_reads_what_another_array_has_overwritten(graph, dtype, lanes):
+    """Goes through the calls as they will run and keeps book of whose numbers lie where."""
     net = lower(graph, dtype=dtype, lanes=lanes, stop="plan_buffers")
-    for arena in ("params", "grads", "state", "acts", "work"):
-        size = net.sizes[arena]
-        ends = sorted((b.start, b.start + b.size, name) for name, b in net.buffers.items() if b.arena == arena)
-        assert all(start % 16 == 0 for start, _, _ in ends)
-        assert all(first[1] <= second[0] for first, second in itertools.pairwise(ends)), ends
-        assert not ends or ends[-1][1] <= size
+    kernels = names()
+    shared = {name: b for name, b in net.buffers.items() if b.arena in ("acts", "work")}
+    over = {
+        a: {
+            b
+            for b, y in shared.items()
+            if x.arena == y.arena and max(x.start, y.start) < min(x.start + x.size, y.start + y.size)
+        }
+        for a, x in shared.items()
+    }
+    assert all(
+        b.start % 16 == 0 and b.start + b.size <= net.sizes[b.arena] for b in net.buffers.values() if b.arena != "space"
+    )
+    for function, launches in net.launches.items():
+        # zeros that nobody fills, and what is filled in part, must stay for good: they overlap with nobody
+        lying = {name for name in shared if over[name] == {name}}
+        for launch in launches:
+            here = set()
+            for part in launch.parts:
+                if isinstance(part, int):
+                    continue
+                call = part[1]
+                operands = [o.name if isinstance(o, Form) else o for o in call.operands]
+                filled = {operands[k] for k in kernels[call.kernel].outputs} & set(shared)
+                touched = {o for o in operands if isinstance(o, str)} & set(shared)
+                place = {(shared[n].start, shared[n].strides) for n in filled}
+                for name in touched - filled:
+                    assert name in lying, f"{function}: {call.kernel} reads {name}, which is no longer there"
+                for name in filled:
+                    if call.kernel not in ("clear_frame", "add_forward"):
+                        lying -= over[name] - {name}
+                    lying.add(name)
+                # others of the launch may still be at their next examples: only the very same place may be taken over
+                for name in touched:
+                    for other in here & over[name]:
+                        assert other == name or (shared[other].start, shared[other].strides) in place | {
+                            (shared[name].start, shared[name].strides)
+                        }, f"{function}: {name} over {other} in one launch"
+                here |= touched
+        if function == "predict":
+            assert net.aliases.get(graph.output, graph.output) in lying
 
 
 @EACH_GRAPH
 @pytest.mark.parametrize(("dtype", "lanes"), [("float32", 16), ("float64", 4), ("float64", 1)])
 def test_no_view_leaves_its_buffer(graph, dtype, lanes):
-    """Every view in the text, for a full and for a small minibatch, lies inside one array of the plan."""
+    """Every view in the text, for a full and for a small minibatch, lies inside an array of the plan."""
     net = lower(graph, dtype=dtype, lanes=lanes)
     calls = [c for c in ast.walk(ast.parse(net.source)) if isinstance(c, ast.Call) and ast.unparse(c.func) == "view"]
     assert calls
@@ -163,7 +200,7 @@ def test_no_view_leaves_its_buffer(graph, dtype, lanes):
             times = {"cap": cap, "threads": threads, "": 1}[b.per]
             if b.arena == arena and b.start * times <= least and last < (b.start + b.size) * times:
                 around.append(name)
-        assert len(around) == 1 or (around and arena == "space"), ast.unparse(call)
+        assert around, ast.unparse(call)
 
 
 def test_the_workers_arrays_of_a_call_lie_side_by_side():
@@ -328,7 +365,7 @@ def broken_emit(net):
     ("stage", "broken", "sentence"),
     [
         ("route", broken_route, "after route: input: gather reads 'input', which is no array"),
-        ("plan_buffers", broken_overlap, "after plan_buffers: two arrays overlap at 303 of acts"),
+        ("plan_buffers", broken_overlap, "after plan_buffers: input and conv1 overlap at 303 of acts"),
         ("plan_buffers", broken_size, "after plan_buffers: the arena params of 2544 elements is too small"),
         ("emit", broken_emit, "after emit: relu1: relu_forward reads 'nobody', which is no array"),
     ],

@@ -23,6 +23,7 @@ from nbnn.kernels.reference.affine import affine_backward_data, affine_backward_
 from nbnn.kernels.reference.arrays import (
     add_forward,
     add_slots,
+    clear_frame,
     collect_groups,
     copy,
     copy_rows,
@@ -74,6 +75,7 @@ __all__ = [
     "batch_gradients",
     "batch_statistics",
     "channel_moments",
+    "clear_frame",
     "clip_norm",
     "collect_groups",
     "conv_backward_data",

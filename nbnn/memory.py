@@ -1,0 +1,123 @@
+"""Which arrays share memory: those that take over the place of their input, and those that never live at one time.
+
+A life goes from the first launch that touches an array to the last one, in each of the compiled functions. Arrays that
+nobody fills (zeros), that are filled in part only, or that a caller reads keep a place of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nbnn.launches import Launch, name_of
+from nbnn.op import Array, Form
+
+Life = tuple[tuple[int, int], ...]  # (first, last) launch in each function; (1, 0) where it is not touched
+NEVER = (1, 0)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """`roots` says whose place an array takes, itself at first; `lives` has a life for each root that may share."""
+
+    roots: dict[str, str] = field(default_factory=dict)
+    lives: dict[str, Life] = field(default_factory=dict)
+
+    def apart(self, one: str, other: str) -> bool:
+        """Whether two arrays may overlap: one took the other's place, or they never live at one time."""
+        a, b = self.roots.get(one, one), self.roots.get(other, other)
+        return a == b or (a in self.lives and b in self.lives and not meet(self.lives[a], self.lives[b]))
+
+
+class _Touched:
+    """When each array is touched in one function, and by what it is filled."""
+
+    def __init__(self, launches: Iterable[Launch], arrays: Mapping[str, Array]) -> None:
+        from nbnn.kernels import names
+
+        self.first: dict[str, tuple[int, int]] = {}
+        self.last: dict[str, tuple[int, int]] = {}
+        self.whole: dict[str, bool] = {}  # filled whole by the call that touches it first
+        self.over: list[tuple[str, str, tuple[int, int]]] = []  # (output, the input that it may lie on, when)
+        kernels = names()
+        for k, launch in enumerate(launches):
+            for j, part in enumerate(launch.parts):
+                if isinstance(part, int):
+                    continue
+                call, kernel = part[1], kernels[part[1].kernel]
+                filled = {str(name_of(call.operands[place])) for place in kernel.outputs}
+                for operand in call.operands:
+                    name = str(name_of(operand))
+                    if isinstance(operand, (str, Form)) and name in arrays:
+                        self.whole.setdefault(name, name in filled and kernel.whole)
+                        self.first.setdefault(name, (k, j))
+                        self.last[name] = (k, j)
+                if kernel.over:
+                    place = [p.name for p in kernel.parameters].index(kernel.over)
+                    under, output = call.operands[place], call.operands[kernel.outputs[0]]
+                    if isinstance(under, str) and isinstance(output, str):
+                        self.over.append((output, under, (k, j)))
+
+
+def share(
+    functions: Mapping[str, Iterable[Launch]], arrays: Mapping[str, Array], kept: set[str], read: tuple[str, str]
+) -> Sharing:
+    """Find who may share. `kept` keep a place of their own; `read` names a function and an array that is read when the
+    function has ended."""
+    touched = {name: _Touched(launches, arrays) for name, launches in functions.items()}
+    if read[1] in touched[read[0]].last:
+        touched[read[0]].last[read[1]] = (1 << 30, 0)
+    kept = kept | {n for t in touched.values() for n, whole in t.whole.items() if not whole}
+    members = {name: [name] for name in arrays}
+    roots = {name: name for name in arrays}
+    for output, under, _ in touched["gradients"].over:
+        root = roots[under]
+        if {output, under} & kept or arrays[output].memory != arrays[under].memory or roots[output] == root:
+            continue
+        if all(_in_place(t, members[root], output, under) for t in touched.values()):
+            members[root] += members.pop(roots[output])
+            roots |= dict.fromkeys(members[root], root)
+    lives = {}
+    for root, group in members.items():
+        if not kept & set(group) and any(name in t.first for t in touched.values() for name in group):
+            lives[root] = tuple(_life(t, group) for t in touched.values())
+    return Sharing(roots, lives)
+
+
+def _in_place(t: _Touched, group: list[str], output: str, under: str) -> bool:
+    """Whether in one function the output begins where all that lies under it ends."""
+    if output not in t.first:
+        return True
+    last = max((t.last[name] for name in group if name in t.last), default=None)
+    return (output, under, t.first[output]) in t.over and last == t.first[output]
+
+
+def _life(t: _Touched, group: list[str]) -> tuple[int, int]:
+    known = [name for name in group if name in t.first]
+    return (min(t.first[n][0] for n in known), max(t.last[n][0] for n in known)) if known else NEVER
+
+
+def meet(a: Life, b: Life) -> bool:
+    """Whether two arrays live at one time in any function."""
+    return any(max(p[0], q[0]) <= min(p[1], q[1]) for p, q in zip(a, b, strict=True))
+
+
+def places(sizes: Mapping[str, int], lives: Mapping[str, Life], start: int) -> dict[str, int]:
+    """Where each array begins, from `start` on: the largest first, each in the first gap among those that it meets."""
+    order = sorted(sizes, key=lambda name: -sizes[name])
+    found: dict[str, int] = {}
+    times = np.array([lives[name] for name in order] or np.zeros((0, 1, 2), int))
+    begins, ends = np.zeros(len(order), np.int64), np.zeros(len(order), np.int64)
+    for k, name in enumerate(order):
+        firsts, lasts = times[:k, :, 0], times[:k, :, 1]
+        met = (np.maximum(firsts, times[k, :, 0]) <= np.minimum(lasts, times[k, :, 1])).any(axis=1)
+        at = start
+        for begin, end in sorted(zip(begins[:k][met].tolist(), ends[:k][met].tolist(), strict=True)):
+            if begin - at >= sizes[name]:
+                break
+            at = max(at, end)
+        found[name] = begins[k] = at
+        ends[k] = at + sizes[name]
+    return {name: int(at) for name, at in found.items()}
