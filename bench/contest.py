@@ -58,7 +58,7 @@ class Options:
     @property
     def budget(self) -> float:
         """Seconds that the samples of one row may take; slow rows get fewer of them, but at least 3."""
-        return 4.0 if self.quick else 60.0
+        return 4.0 if self.quick else 20.0
 
 
 class Child:

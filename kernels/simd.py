@@ -320,6 +320,18 @@ def select(typing, mask, yes, no):
 
 
 @intrinsic
+def first_lanes(typing, like, count):
+    """A mask of the lanes below count."""
+    kind = Mask(like.dtype)
+
+    def emit(context, builder, sig, args):
+        lane = ir.Constant(ir.VectorType(_INT64, kind.lanes), list(range(kind.lanes)))
+        return builder.icmp_signed("<", lane, spread(builder, args[1], kind.lanes))
+
+    return kind(like, types.int64), emit
+
+
+@intrinsic
 def is_nan(typing, a):
     def emit(context, builder, sig, args):
         return builder.fcmp_unordered("uno", args[0], args[0])

@@ -47,6 +47,7 @@ def slide(op: Conv | _Pool, sides: Sequence[int], reach: Sequence[int], hop: int
     return out
 
 
+NARROW = 8  # channels that leave half of the widest register empty
 LEAST_ROWS = 48  # a few tiles of 8 or of 6 rows, which read the same panel of the weights
 INITS = ("he", "xavier", "normal", "zeros", "dirac")
 
@@ -130,8 +131,11 @@ class Conv(_Weighted):
 
     def scratch(self, *shapes: Shape) -> dict[str, Array]:
         channels = shapes[0][0]
+        cells = math.prod(self.window) * channels
         found = {
             "turned": Array((*self.window, self.filters, channels)),
+            "turned_narrow": Array((1, self.filters, cells)),
+            "columns": Array(("workers", 24, cells + 16)),  # behind the last channel a whole register is read
             "parts_w": Array(("slots", *self.window, channels, self.filters)),
             "parts_b": Array(("slots", self.filters)),
             **self.bias_scratch(self.filters),
@@ -177,6 +181,12 @@ class Conv(_Weighted):
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
         frame = self._frame(*shapes)
+        if shapes[0][0] <= NARROW:
+            settings = (*self.window, self.stride, self.dilation, self.pad)
+            return [
+                call("turn", Form("matrix", self._weights()), "turned_narrow"),
+                call("conv_backward_data_narrow", "dy", "turned_narrow", *settings, "dx", "columns"),
+            ]
         return [
             call("turn", Form("cells", self._weights()), Form("cells", "turned")),
             call(

@@ -8,6 +8,7 @@ is filled with junk, that of parameters and gradients with zeros; outputs begin 
 too early or never written shows. `gather` has the array of the data in place of its address.
 """
 
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -189,11 +190,18 @@ def conv(
             make.grad_out(n, *sides, channels),
         )
 
+    def narrow(make: Maker) -> tuple:
+        turned = make.grad(1, filters, math.prod(window) * channels)
+        dy, room = make.grad(n, *out, filters), make.out(2, 16, math.prod(window) * channels + 64)
+        return dy, turned, *window, stride, dilation, pad, make.grad_out(n, *sides, channels), room
+
     def weights(make: Maker) -> tuple:
         dw, db = make.grad_out(slots, *window, channels, filters), make.grad_out(slots, filters)
         return padded(make), make.grad(n, *out, filters), stride, dilation, dw, db
 
+    few = [Case("conv_backward_data_narrow", label, narrow)] if channels <= 5 else []
     return [
+        *few,
         Case("conv_forward", label, forward),
         Case("conv_backward_data", label, data),
         Case("conv_backward_weights", label, weights),

@@ -21,7 +21,7 @@ from llvmlite import binding
 
 import nbnn
 from nbnn.kernels import names, reference
-from nbnn.kernels.jit import Kernel, Space4
+from nbnn.kernels.jit import Kernel, Space3, Space4
 from nbnn.kernels.simd import lanes_of
 
 DTYPES = ("float32", "float64")
@@ -66,7 +66,7 @@ def items_of(kernel: Kernel, args: tuple) -> int:
 
 def results(kernel: Kernel, args: tuple) -> tuple:
     """The arguments without the workers' own room: what a kernel leaves there means nothing."""
-    return tuple(None if p.annotation is Space4 else a for p, a in zip(kernel.parameters, args, strict=True))
+    return tuple(None if p.annotation in (Space3, Space4) else a for p, a in zip(kernel.parameters, args, strict=True))
 
 
 def run(case: Case, dtype: str, args: tuple, shares: list[tuple[int, int]] | None = None) -> tuple:

@@ -32,7 +32,12 @@ from nbnn.kernels.reference.arrays import (
     flatten_forward,
     turn,
 )
-from nbnn.kernels.reference.conv import conv_backward_data, conv_backward_weights, conv_forward
+from nbnn.kernels.reference.conv import (
+    conv_backward_data,
+    conv_backward_data_narrow,
+    conv_backward_weights,
+    conv_forward,
+)
 from nbnn.kernels.reference.dropout import dropout
 from nbnn.kernels.reference.gather import gather, gather_labels
 from nbnn.kernels.reference.loss import add_total, mse_loss, softmax_loss, svm_loss
@@ -79,6 +84,7 @@ __all__ = [
     "clip_norm",
     "collect_groups",
     "conv_backward_data",
+    "conv_backward_data_narrow",
     "conv_backward_weights",
     "conv_backward_weights_winograd",
     "conv_forward",

@@ -33,6 +33,12 @@ def conv_backward_data(dy, turned, stride, dilation, pad, halo, dx):
     dx[...] = padded[:, pad : pad + height, pad : pad + width]
 
 
+def conv_backward_data_narrow(dy, turned, size_u, size_v, stride, dilation, pad, dx, room):
+    """The same from turned[0, f, (u, v, c)]; `room` is there for the kernel."""
+    cells = turned.reshape(turned.shape[1], size_u, size_v, dx.shape[3]).transpose(1, 2, 0, 3)
+    conv_backward_data(dy, cells, stride, dilation, pad, 0, dx)
+
+
 def conv_backward_weights(x, dy, stride, dilation, dw, db):
     """Slot s holds the sums over examples s*N // slots ... (s + 1)*N // slots - 1."""
     count, slots = len(x), len(dw)
