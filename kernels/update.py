@@ -104,8 +104,9 @@ def update(
             store(wp, i, load(wp, i) - g * rate / (sqrt(second) + eps))
     elif rule in (ADAM, ADAMW):
         beta2, decay = settings[BETA2], settings[DECAY]
-        first_bias = 1.0 - mu ** settings[TIME]
-        second_bias = 1.0 - beta2 ** settings[TIME]
+        # one division and one root for each register: more of them would be half of the time of a small net's step
+        speed = rate / (1.0 - mu ** settings[TIME])
+        weight = 1.0 / (1.0 - beta2 ** settings[TIME])
         for i in range(first, last, lanes(w)):
             g = load(dwp, i)
             mean = load(mp, i) * mu + g * (1.0 - mu)
@@ -115,7 +116,7 @@ def update(
             value = load(wp, i)
             if rule == ADAMW:
                 value = _decay(w, i, value, weights, rate * decay)
-            store(wp, i, value - (mean / first_bias) * rate / (sqrt(second / second_bias) + eps))
+            store(wp, i, value - mean * speed / (sqrt(second * weight) + eps))
     elif rule == LION:
         beta2, decay = settings[BETA2], settings[DECAY]
         zero, up = fill(w, 0.0), fill(w, rate)
