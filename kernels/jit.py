@@ -11,8 +11,8 @@ first and last: `relu_forward(x, y)`. In a compiled step these words put the arg
 
 shares the items among the threads once, by `_launch`, the only parallel function there is; each thread takes its share
 through all the kernels, here two items at a time, while they are in its cache. A launch that is too small to be worth
-it runs in the thread that asked for it. So a new graph compiles a straight list of launches and no loop, which is why
-it compiles in a second or two.
+it runs in the thread that asked for it. So a new graph compiles a straight list of launches and no loop, which takes
+a few seconds where the loops would take minutes.
 
 How many threads there are decides who handles an item, never what is computed for it: every item writes only its own
 part.
@@ -74,7 +74,7 @@ _SHARE = ("first", "last", "worker")  # what the launch supplies
 
 def inlined(function):
     """A helper that kernels call: jitted with the one set of options, compiled into each kernel that uses it."""
-    return njit(**OPTIONS)(function)
+    return njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 @intrinsic(prefer_literal=True)

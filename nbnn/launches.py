@@ -52,8 +52,18 @@ def alone(sections: Iterable[Section]) -> tuple[Launch, ...]:
     return tuple(Launch(((section, c),)) for section in sections for c in section.calls)
 
 
+NUMBERS = ("value", "count", "items")  # forms that stand for an argument of the step or for a number
+
+
 def name_of(operand: object) -> object:
     return operand.name if isinstance(operand, Form) else operand
+
+
+def array_of(operand: object) -> str | None:
+    """The name of the array that an operand is, or None where it is a number."""
+    if isinstance(operand, Form):
+        return None if operand.kind in NUMBERS else operand.name
+    return operand if isinstance(operand, str) else None
 
 
 class Planner:
@@ -125,7 +135,7 @@ class Planner:
         return sum(math.prod(memory[1:-1]) * self.row_bytes(memory[-1]) for memory in memories) or 1
 
     def touched(self, parts: Iterable[Part]) -> set[str]:
-        return {str(name_of(o)) for _, c in parts for o in c.operands if isinstance(o, (str, Form))}
+        return {name for _, c in parts for o in c.operands if (name := array_of(o))}
 
     def filled(self, parts: Iterable[Part]) -> set[str]:
         return {str(name_of(c.operands[k])) for _, c in parts for k in self.kernels[c.kernel].outputs}

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nbnn.launches import Launch, name_of
-from nbnn.op import Array, Form
+from nbnn.launches import Launch, array_of
+from nbnn.op import Array
 
 Life = tuple[tuple[int, int], ...]  # (first, last) launch in each function; (1, 0) where it is not touched
 NEVER = (1, 0)
@@ -47,10 +47,10 @@ class _Touched:
                 if isinstance(part, int):
                     continue
                 call, kernel = part[1], kernels[part[1].kernel]
-                filled = {str(name_of(call.operands[place])) for place in kernel.outputs}
+                filled = {array_of(call.operands[place]) for place in kernel.outputs}
                 for operand in call.operands:
-                    name = str(name_of(operand))
-                    if isinstance(operand, (str, Form)) and name in arrays:
+                    name = array_of(operand)
+                    if name is not None and name in arrays:
                         self.whole.setdefault(name, name in filled and kernel.whole)
                         self.first.setdefault(name, (k, j))
                         self.last[name] = (k, j)
