@@ -1,7 +1,10 @@
 """The loops. Every kernel keeps one contract:
 
-- Arguments are inputs, then settings, then outputs. A kernel fills the outputs that it is given, allocates nothing,
-  returns nothing and checks nothing: shapes, labels and settings were checked before.
+- Arguments are inputs, then settings, then outputs, then the workers' own room where a kernel needs some. A kernel
+  fills the outputs that it is given, allocates nothing, returns nothing and checks nothing: shapes, labels and settings
+  were checked before.
+- `@kernel` says what a plan must know: how many arrays are outputs, which input an output may lie on, and whether
+  outputs are filled whole, so that their memory may have been another array's before.
 - Work comes in items (`@kernel(each=...)`). Each item has one owner, which alone writes what belongs to the item and
   adds in a fixed order; so the bits of a result depend neither on the number of threads nor on who did what.
 - A NaN survives: what goes in as NaN comes out as NaN, and never as a zero or as a maximum that hides it.

@@ -13,7 +13,7 @@ slots comes with the arrays, so the order of every addition is the same for any 
 
 from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space3, inlined, kernel, step
 from nbnn.kernels.pool import clear
-from nbnn.kernels.simd import fill, first_lanes, lanes, load, pointer, select, store
+from nbnn.kernels.simd import fill, lane_between, lanes, load, pointer, select, store
 from nbnn.kernels.tile import ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
 
 IN_CACHE = (
@@ -189,7 +189,7 @@ def conv_backward_data_narrow(
                             place, cell = at_i * step(dx, 1) + at_j * step(dx, 2), (u * size_v + v) * channels
                             for c in range(0, channels, lanes(dx)):
                                 part = load(columns, q * width + cell + c)
-                                part = select(first_lanes(dx, channels - c), part, fill(dx, 0.0))
+                                part = select(lane_between(dx, 0, channels - c), part, fill(dx, 0.0))
                                 store(dxn, place + c, load(dxn, place + c) + part)
 
 

@@ -12,31 +12,9 @@ probability 0.
 
 import math
 
-from llvmlite import ir
-from numba import types
-from numba.core.extending import intrinsic
-
 from nbnn.kernels.exp import exp
 from nbnn.kernels.jit import Array2, Doubles, Ints, kernel, step
-from nbnn.kernels.simd import Mask, fill, lanes, load, peek, pointer, poke, select, store, total
-
-
-@intrinsic
-def lane_between(typing, like, first, last):
-    """A mask of the lanes first <= lane < last."""
-    kind = Mask(like.dtype)
-
-    def emit(context, builder, sig, args):
-        mask = ir.Constant(ir.VectorType(ir.IntType(1), kind.lanes), ir.Undefined)
-        for lane in range(kind.lanes):
-            inside = builder.and_(
-                builder.icmp_signed("<=", args[1], ir.IntType(64)(lane)),
-                builder.icmp_signed(">", args[2], ir.IntType(64)(lane)),
-            )
-            mask = builder.insert_element(mask, inside, ir.IntType(32)(lane))
-        return mask
-
-    return kind(like, types.int64, types.int64), emit
+from nbnn.kernels.simd import fill, lane_between, lanes, load, peek, pointer, poke, select, store, total
 
 
 @kernel(each="x", intensity=8, fills=2)

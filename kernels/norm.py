@@ -62,12 +62,6 @@ def _sum_of_squares(xp, x_at, dyp, dy_at, m):
 
 @summed
 @inlined
-def _sum_of_dy(xp, x_at, dyp, dy_at, m):
-    return load(dyp, dy_at)
-
-
-@summed
-@inlined
 def _sum_of_products(xp, x_at, dyp, dy_at, m):
     return load(dyp, dy_at) * (load(xp, x_at) - m)
 
@@ -182,7 +176,7 @@ def norm_sums(
     for n in range(first, last):
         for c in range(0, x.shape[3], lanes(x)):
             m, s = load(pointer(mean), n * step(mean, 0) + c), load(pointer(scale), n * step(scale, 0) + c)
-            store(pointer(sum_dy), n * step(sum_dy, 0) + c, _sum_of_dy(x, dy, n, c, m))
+            store(pointer(sum_dy), n * step(sum_dy, 0) + c, _sum(dy, dy, n, c, m))
             store(pointer(sum_dy_xhat), n * step(sum_dy_xhat, 0) + c, _sum_of_products(x, dy, n, c, m) * s)
 
 

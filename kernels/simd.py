@@ -320,15 +320,16 @@ def select(typing, mask, yes, no):
 
 
 @intrinsic
-def first_lanes(typing, like, count):
-    """A mask of the lanes below count."""
+def lane_between(typing, like, first, last):
+    """A mask of the lanes first <= lane < last."""
     kind = Mask(like.dtype)
 
     def emit(context, builder, sig, args):
         lane = ir.Constant(ir.VectorType(_INT64, kind.lanes), list(range(kind.lanes)))
-        return builder.icmp_signed("<", lane, spread(builder, args[1], kind.lanes))
+        low, high = (spread(builder, edge, kind.lanes) for edge in args[1:])
+        return builder.and_(builder.icmp_signed(">=", lane, low), builder.icmp_signed("<", lane, high))
 
-    return kind(like, types.int64), emit
+    return kind(like, types.int64, types.int64), emit
 
 
 @intrinsic
