@@ -39,21 +39,22 @@ class Jitted:
 
     def __call__(self, *names: str) -> list[Callable]:
         from nbnn.kernels import names as all_names
-        from nbnn.kernels.jit import start_engine
+        from nbnn.kernels.launch import bind, start_engine
 
         start_engine()
         kernels = all_names()
-        return [kernels[name].bind(self.dtype) for name in names]
+        return [bind(kernels[name], self.dtype) for name in names]
 
     @property
     def tools(self) -> tuple[Callable, ...]:
-        from nbnn.kernels.jit import allow_threads, compiled, deep, launch, view
+        from nbnn.kernels.jit import compiled
+        from nbnn.kernels.launch import allow_threads, deep, launch, view
 
         return allow_threads, compiled, deep, launch, view
 
     @property
     def tick(self) -> Callable:
-        from nbnn.kernels.jit import tick
+        from nbnn.kernels.launch import tick
 
         return tick
 

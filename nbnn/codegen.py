@@ -9,9 +9,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
+from nbnn.buffers import Buffer
 from nbnn.kernels.constants import BLOCK, RATE, TIME
 from nbnn.launches import Launch, Section, alone
-from nbnn.lower import Buffer, Lowered
+from nbnn.lower import Lowered
 from nbnn.op import Form
 
 WIDTH = 120

@@ -66,6 +66,24 @@ def array_of(operand: object) -> str | None:
     return operand if isinstance(operand, str) else None
 
 
+class _Group:
+    """Parts in their order, with the names of all arrays that they touch and that they fill."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.touched: set[str] = set()
+        self.filled: set[str] = set()
+
+    def append(self, part: Part, touched: set[str], filled: set[str]) -> None:
+        self.parts.append(part)
+        self.touched |= touched
+        self.filled |= filled
+
+    def holds_up(self, touched: set[str], filled: set[str]) -> bool:
+        """Whether a call must come after this group: one reads or writes what the other writes."""
+        return not (touched.isdisjoint(self.filled) and filled.isdisjoint(self.touched))
+
+
 class Planner:
     """Puts the calls of one function into launches."""
 
@@ -75,9 +93,7 @@ class Planner:
         self.kernels = names()
         self.arrays, self.row_bytes = arrays, row_bytes
         self.found: list[Launch] = []
-        self.before: list[Part] = []
-        self.chain: list[Part] = []
-        self.after: list[Part] = []
+        self.before, self.chain, self.after = _Group(), _Group(), _Group()
 
     def plan(self, sections: Iterable[Section]) -> tuple[Launch, ...]:
         for section in sections:
@@ -87,34 +103,32 @@ class Planner:
         return tuple(self.found)
 
     def place(self, part: Part) -> None:
+        touched, filled = self.touched([part]), self.filled(part[1])
+        late = self.after.holds_up(touched, filled)
         if self.by_example(part[1]):
-            if self.depends(part, self.after):
+            if late:
                 self.flush()
-            self.chain.append(part)
-        elif self.depends(part, [*self.chain, *self.after]):
-            self.after.append(part)
+            group = self.chain
+        elif late or self.chain.holds_up(touched, filled):
+            group = self.after
         else:
-            self.before.append(part)
-
-    def depends(self, part: Part, earlier: list[Part]) -> bool:
-        """Whether it must come after them: one reads or writes what the other writes."""
-        filled, touched = self.filled([part]), self.touched([part])
-        return bool(touched & self.filled(earlier) or filled & self.touched(earlier))
+            group = self.before
+        group.append(part, touched, filled)
 
     def flush(self) -> None:
         """End the launch."""
-        self.found += [Launch((part,)) for part in self.before]
-        if self.chain:
+        self.found += [Launch((part,)) for part in self.before.parts]
+        if self.chain.parts:
             self.found.append(Launch(self.stretches()))
-        self.found += [Launch((part,)) for part in self.after]
-        self.before, self.chain, self.after = [], [], []
+        self.found += [Launch((part,)) for part in self.after.parts]
+        self.before, self.chain, self.after = _Group(), _Group(), _Group()
 
     def stretches(self) -> tuple[Part | int, ...]:
         """The calls of the launch, with how many examples go through each stretch of them at a time."""
-        if len(self.chain) == 1:
-            return tuple(self.chain)
+        if len(self.chain.parts) == 1:
+            return tuple(self.chain.parts)
         stretches: list[list[Part]] = []
-        for part in self.chain:
+        for part in self.chain.parts:
             if stretches and self.least([*stretches[-1], part]) * self.bytes([*stretches[-1], part]) <= IN_CACHE:
                 stretches[-1].append(part)
             else:
@@ -137,8 +151,8 @@ class Planner:
     def touched(self, parts: Iterable[Part]) -> set[str]:
         return {name for _, c in parts for o in c.operands if (name := array_of(o))}
 
-    def filled(self, parts: Iterable[Part]) -> set[str]:
-        return {str(name_of(c.operands[k])) for _, c in parts for k in self.kernels[c.kernel].outputs}
+    def filled(self, c: Call) -> set[str]:
+        return {str(name_of(c.operands[k])) for k in self.kernels[c.kernel].outputs}
 
     def batched(self, name: str) -> bool:
         return name in self.arrays and self.arrays[name].memory[0] == "n"

@@ -16,31 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from nbnn.buffers import Buffer, itemsize, plan_buffers, row_room
 from nbnn.graph import INPUT, Graph
 from nbnn.launches import Launch, Planner, Section, alone, name_of
 from nbnn.losses import to_plain
-from nbnn.memory import Sharing, places, share
+from nbnn.memory import Sharing
 from nbnn.op import Array, Call, Form, Op, Shape, call, picture
 from nbnn.words import align, times
 
 TO_WEIGHTS, TO_INPUT = "to the weights", "to the input"  # directions of a backward section
-SLOT_BYTES = 1 << 25  # partial sums are fewer where together they would need more memory than this
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """Where an array lies. Offsets, strides and sizes count elements; start and size are multiplied by `per`: "cap",
-    the examples that there is room for, or "threads"."""
-
-    arena: str  # params, grads, state, acts, work, space
-    start: int
-    shape: tuple  # the first entry may be "n", "slots" or "workers"
-    strides: tuple[int, ...]
-    size: int  # elements from the first to the end of the room behind the last
-    halo: int = 0
-    per: str = ""
-    slots: int = 0
-    share: int = 1
 
 
 @dataclass(frozen=True)
@@ -308,148 +292,10 @@ def join(net: Lowered) -> Lowered:
         return replace(net, launches={name: alone(sections) for name, sections in functions.items()})
 
     def row_bytes(columns: int) -> int:
-        return row_room(net, columns) * _itemsize(net.dtype)
+        return row_room(net, columns) * itemsize(net.dtype)
 
     plans = {name: Planner(net.arrays, row_bytes).plan(sections) for name, sections in functions.items()}
     return replace(net, launches=plans)
-
-
-ARENAS = {
-    "params": "params",
-    "grads": "grads",
-    "state": "state",
-    "value": "acts",
-    "gradient": "acts",
-    "part": "acts",
-    "target": "acts",
-}
-
-
-def plan_buffers(net: Lowered) -> Lowered:
-    """Lay every array into its arena: parameters and gradients alike (weights first), state, activations by example,
-    scratch. Activations and scratch share memory where they can; the reference keeps all apart."""
-    sharing = Sharing() if net.lanes == 1 else _sharing(net)
-    roots = {name: sharing.roots.get(name, name) for name in net.arrays}
-    halos = _halos(net)
-    for name, root in roots.items():
-        halos[root] = max(halos[root], halos[name])
-    used = {name_of(o) for s in (*net.training, *net.inference, *net.backward) for c in s.calls for o in c.operands}
-    order = sorted(net.arrays, key=lambda name: not net.arrays[name].decay)  # weights first; otherwise as they come
-    buffers: dict[str, Buffer] = {}
-    sizes = dict.fromkeys(("params", "grads", "state", "acts", "work", "space"), 0)
-    spaces = _spaces(net)
-    decayed = 0
-    for name in order:
-        array, (_, kind) = net.arrays[name], net.owners[name]
-        if kind == "scratch" and name not in used:
-            continue
-        halo, per = halos[roots[name]], {"n": "cap", "workers": "threads"}.get(array.memory[0], "")
-        arena = ARENAS.get(kind, {"cap": "acts", "threads": "space"}.get(per, "work"))
-        strides = _strides(net, array, halo, dense=name == INPUT and _dense(net))
-        slots = 0
-        if array.memory[0] == "slots":
-            slots = max(min(4, array.slots), min(array.slots, SLOT_BYTES // (strides[0] * _itemsize(net.dtype))))
-        first = slots or (1 if per else array.memory[0])
-        size = strides[0] * first if len(strides) > 1 else row_room(net, array.memory[0])
-        start = spaces[name] if arena == "space" else sizes[arena]
-        buffers[name] = Buffer(arena, start, array.memory, strides, size, halo, per, slots, array.share)
-        if arena == "space" or roots[name] not in sharing.lives:
-            sizes[arena] = max(sizes[arena], _up(start + size, 16))
-        if kind == "params" and array.decay:
-            decayed = sizes[arena]
-    for arena in ("acts", "work"):
-        alone = {n: _up(b.size, 16) for n, b in buffers.items() if b.arena == arena and n in sharing.lives}
-        starts = places(alone, sharing.lives, sizes[arena])
-        sizes[arena] = max([sizes[arena], *(starts[n] + size for n, size in alone.items())])
-        for name, buffer in buffers.items():
-            if roots[name] in starts:
-                buffers[name] = replace(buffer, start=starts[roots[name]])
-    return replace(
-        net,
-        buffers={name: buffers[name] for name in net.arrays if name in buffers},
-        sizes=sizes,
-        sharing=sharing,
-        decayed=decayed,
-    )
-
-
-def _sharing(net: Lowered) -> Sharing:
-    shared = ("value", "gradient", "part", "scratch")
-    kept = {n for n, (_, kind) in net.owners.items() if kind not in shared or net.arrays[n].memory[0] == "workers"}
-    # add_slots reads whole rows, and a kernel fills the registers that it needs: a spare one must stay zero
-    kept |= {
-        n
-        for n, a in net.arrays.items()
-        if a.memory[0] == "slots" and row_room(net, a.memory[-1]) != _up(a.memory[-1], net.lanes)
-    }
-    output = net.aliases.get(net.graph.output, net.graph.output)
-    return share(net.launches, net.arrays, kept | {INPUT}, ("predict", output))
-
-
-def _spaces(net: Lowered) -> dict[str, int]:
-    """Where the workers' own arrays begin: side by side within a call, over those of all other calls."""
-    found: dict[str, int] = {}
-    for section in (*net.training, *net.inference, *net.backward):
-        for c in section.calls:
-            names = [n for n in map(name_of, c.operands) if n in net.arrays and net.arrays[n].memory[0] == "workers"]
-            size = {n: _up(_strides(net, net.arrays[n], 0, False)[0], 16) for n in names}
-            at = max((found[n] + size[n] for n in names if n in found), default=0)
-            for n in names:
-                if n not in found:
-                    found[n] = at
-                    at += size[n]
-    return found
-
-
-def _halos(net: Lowered) -> dict[str, int]:
-    """The frame of zeros of each tensor: as much as its greediest reader asks for."""
-    halos = dict.fromkeys(net.arrays, 0)
-    for section in (*net.training, *net.inference, *net.backward):
-        for c in section.calls:
-            for operand in c.operands:
-                if isinstance(operand, Form) and operand.kind == "padded":
-                    halos[operand.name] = max(halos[operand.name], operand.settings[0])
-    return halos
-
-
-def _dense(net: Lowered) -> bool:
-    """Whether the input can do without room behind its channels: all who read it read it number by number."""
-    return all(op.dense_input for op in net.ops.values() if INPUT in (op.inputs or ()))
-
-
-def _itemsize(dtype: str) -> int:
-    return 4 if dtype == "float32" else 8
-
-
-def _up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
-
-
-def row_room(net: Lowered, columns: int) -> int:
-    """The elements from one row of `columns` numbers to the next: whole registers, and one more where rows would be a
-    multiple of 1 KiB apart: such rows fall into the same few cache sets (measured: the multiply loses up to half of its
-    speed)."""
-    if net.lanes == 1:
-        return columns
-    room = _up(columns, net.lanes)
-    return room + net.lanes if room * _itemsize(net.dtype) % 1024 == 0 else room
-
-
-def _strides(net: Lowered, array: Array, halo: int, dense: bool) -> tuple[int, ...]:
-    memory = array.memory
-    sides = list(memory)
-    if len(memory) == 4 and memory[0] == "n":
-        sides[1:3] = [s + 2 * halo for s in memory[1:3]]
-    strides = [1]
-    step = memory[-1] if dense else row_room(net, memory[-1])
-    for side in reversed(sides[:-1]):
-        strides.insert(0, step)
-        step *= side if isinstance(side, int) else 1
-        if array.apart:
-            step = row_room(net, step)
-    if memory[0] in ("n", "workers"):
-        strides[0] = row_room(net, _up(strides[0], 16))
-    return tuple(strides) if len(memory) > 1 else (1,)
 
 
 def emit(net: Lowered) -> Lowered:

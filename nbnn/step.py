@@ -65,7 +65,7 @@ class Step:
         if not self.jitted:
             with np.errstate(all="ignore"):  # as silent as the jitted step; the model says what was not finite
                 return function(*args)
-        from nbnn.kernels.jit import launches_share_state
+        from nbnn.kernels.launch import launches_share_state
 
         if launches_share_state():
             with _one_at_a_time:
