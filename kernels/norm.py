@@ -7,11 +7,13 @@ Three ops differ only in what mean and variance are taken over:
     groupnorm   the places and the channels of one group, in one example
     layernorm   groupnorm with one group
 
-So there is one pass that looks at x (`channel_moments`: per example and channel, two sweeps while the example is in
-cache, no difference of large squares), one small kernel that joins those per example and channel figures
-(`*_statistics`), and one pass that writes y. Backward the same: `norm_sums`, `*_gradients`, `norm_backward`. Each
-worker owns examples in the passes over pictures, and channels where figures of all examples are joined, in the order of
-the examples.
+So there is one pass that looks at x (`channel_moments`: per example and channel, no difference of large squares), one
+small kernel that joins those per example and channel figures (`*_statistics`), and one pass that writes y. Backward the
+same: `norm_sums`, `*_gradients`, `norm_backward`. Each worker owns examples in the passes over pictures, and channels
+where figures of all examples are joined, in the order of the examples.
+
+A pass goes row by row, in each through all channels, because a row stays in the first-level cache where an example does
+not (measured on 8 x 8 x 128: 5 to 7 cycles a register for moments and sums, 8 to 20 channel by channel).
 
     dx = scale * (g - mean(g) - xhat * mean(g * xhat)),  g = dy * gamma,  xhat = (x - mean) * scale
 
@@ -24,57 +26,51 @@ from nbnn.kernels.jit import Array1, Array2, Array4, inlined, kernel, step
 from nbnn.kernels.simd import fill, lanes, load, pointer, select, sqrt, store
 
 
-def summed(term):
-    """The sum of term(x, dy, m) over the places of one example, for one register of channels. Four sums take turns:
-    each addition waits for the one before it, and one alone would wait most of the time."""
-
-    @inlined
-    def over_places(x, dy, n, c, m):
-        xn, dyn = pointer(x) + (n * step(x, 0) + c), pointer(dy) + (n * step(dy, 0) + c)
-        s0, s1, s2, s3 = fill(x, 0.0), fill(x, 0.0), fill(x, 0.0), fill(x, 0.0)
-        for i in range(x.shape[1]):
-            xp, dyp = xn + i * step(x, 1), dyn + i * step(dy, 1)
-            whole = x.shape[2] // 4 * 4
-            for j in range(0, whole, 4):
-                s0 = s0 + term(xp, j * step(x, 2), dyp, j * step(dy, 2), m)
-                s1 = s1 + term(xp, (j + 1) * step(x, 2), dyp, (j + 1) * step(dy, 2), m)
-                s2 = s2 + term(xp, (j + 2) * step(x, 2), dyp, (j + 2) * step(dy, 2), m)
-                s3 = s3 + term(xp, (j + 3) * step(x, 2), dyp, (j + 3) * step(dy, 2), m)
-            for j in range(whole, x.shape[2]):
-                s0 = s0 + term(xp, j * step(x, 2), dyp, j * step(dy, 2), m)
-        return (s0 + s1) + (s2 + s3)
-
-    return over_places
-
-
-@summed
 @inlined
-def _sum(xp, x_at, dyp, dy_at, m):
-    return load(xp, x_at)
+def _at_row(x, n, i, c):
+    return pointer(x) + (n * step(x, 0) + i * step(x, 1) + c)
 
 
-@summed
 @inlined
-def _sum_of_squares(xp, x_at, dyp, dy_at, m):
-    d = load(xp, x_at) - m
-    return d * d
-
-
-@summed
-@inlined
-def _sum_of_products(xp, x_at, dyp, dy_at, m):
-    return load(dyp, dy_at) * (load(xp, x_at) - m)
+def _row_moments(xp, pixel, width):
+    """Mean and sum of (x - mean)**2 over one row, for one register of channels. Two sums take turns: each addition
+    waits for the one before it."""
+    zero = fill(xp, 0.0)
+    s0, s1, q0, q1 = zero, zero, zero, zero
+    even = width // 2 * 2
+    for j in range(0, even, 2):
+        s0, s1 = s0 + load(xp, j * pixel), s1 + load(xp, (j + 1) * pixel)
+    for j in range(even, width):
+        s0 = s0 + load(xp, j * pixel)
+    mean = (s0 + s1) / width
+    for j in range(0, even, 2):
+        d, e = load(xp, j * pixel) - mean, load(xp, (j + 1) * pixel) - mean
+        q0, q1 = q0 + d * d, q1 + e * e
+    for j in range(even, width):
+        d = load(xp, j * pixel) - mean
+        q0 = q0 + d * d
+    return mean, q0 + q1
 
 
 @kernel(each="x", intensity=2, fills=2)
 def channel_moments(x: Array4, mean: Array2, spread: Array2, first: int, last: int):
-    """mean[n, c] over the places of one example; spread[n, c] = sum over the places of (x - mean)**2."""
-    places = x.shape[1] * x.shape[2]
+    """mean[n, c] over the places of one example; spread[n, c] = sum over the places of (x - mean)**2.
+
+    Row i joins the i rows before it: with d = its mean - theirs, the mean moves by d / (i + 1), and the spread gains
+    that of the row and d * d * width * i / (i + 1).
+    """
+    width = x.shape[2]
     for n in range(first, last):
-        for c in range(0, x.shape[3], lanes(x)):
-            m = _sum(x, x, n, c, fill(x, 0.0)) / places
-            store(pointer(mean), n * step(mean, 0) + c, m)
-            store(pointer(spread), n * step(spread, 0) + c, _sum_of_squares(x, x, n, c, m))
+        to_mean, to_spread = pointer(mean) + n * step(mean, 0), pointer(spread) + n * step(spread, 0)
+        for i in range(x.shape[1]):
+            for c in range(0, x.shape[3], lanes(x)):
+                m, q = _row_moments(_at_row(x, n, i, c), step(x, 2), width)
+                if i > 0:
+                    before = load(to_mean, c)
+                    d = m - before
+                    m, q = before + d / (i + 1), q + load(to_spread, c) + d * d * (width * i / (i + 1))
+                store(to_mean, c, m)
+                store(to_spread, c, q)
 
 
 @kernel(each="mean", grain=16, fills=4, whole=False)
@@ -157,15 +153,30 @@ def group_statistics(
 @kernel(each="x", intensity=2, over="x")
 def norm_forward(x: Array4, mean: Array2, scale: Array2, gamma: Array1, beta: Array1, y: Array4, first: int, last: int):
     for n in range(first, last):
-        xn, yn = pointer(x) + n * step(x, 0), pointer(y) + n * step(y, 0)
-        for c in range(0, x.shape[3], lanes(x)):
-            m = load(pointer(mean), n * step(mean, 0) + c)
-            factor = load(pointer(scale), n * step(scale, 0) + c) * load(pointer(gamma), c)
-            shift = load(pointer(beta), c)
-            for i in range(x.shape[1]):
+        for i in range(x.shape[1]):
+            for c in range(0, x.shape[3], lanes(x)):
+                xp, yp = _at_row(x, n, i, c), _at_row(y, n, i, c)
+                m = load(pointer(mean), n * step(mean, 0) + c)
+                factor = load(pointer(scale), n * step(scale, 0) + c) * load(pointer(gamma), c)
+                shift = load(pointer(beta), c)
                 for j in range(x.shape[2]):
-                    value = load(xn, i * step(x, 1) + j * step(x, 2) + c)
-                    store(yn, i * step(y, 1) + j * step(y, 2) + c, (value - m) * factor + shift)
+                    store(yp, j * step(y, 2), (load(xp, j * step(x, 2)) - m) * factor + shift)
+
+
+@inlined
+def _row_sums(xp, x_pixel, dyp, dy_pixel, width, mean, total, weighted):
+    """total + sum of dy, weighted + sum of dy * (x - mean) over one row, two sums of each in turn."""
+    total_1, weighted_1 = fill(xp, 0.0), fill(xp, 0.0)
+    even = width // 2 * 2
+    for j in range(0, even, 2):
+        d, e = load(dyp, j * dy_pixel), load(dyp, (j + 1) * dy_pixel)
+        total, total_1 = total + d, total_1 + e
+        weighted = weighted + d * (load(xp, j * x_pixel) - mean)
+        weighted_1 = weighted_1 + e * (load(xp, (j + 1) * x_pixel) - mean)
+    for j in range(even, width):
+        d = load(dyp, j * dy_pixel)
+        total, weighted = total + d, weighted + d * (load(xp, j * x_pixel) - mean)
+    return total + total_1, weighted + weighted_1
 
 
 @kernel(each="x", intensity=2, fills=2)
@@ -174,10 +185,18 @@ def norm_sums(
 ):
     """sum_dy[n, c] and sum_dy_xhat[n, c] over the places of one example."""
     for n in range(first, last):
+        to_sum, to_weighted = pointer(sum_dy) + n * step(sum_dy, 0), pointer(sum_dy_xhat) + n * step(sum_dy_xhat, 0)
+        for i in range(x.shape[1]):
+            for c in range(0, x.shape[3], lanes(x)):
+                xp, dyp, m = _at_row(x, n, i, c), _at_row(dy, n, i, c), load(pointer(mean), n * step(mean, 0) + c)
+                total, weighted = fill(x, 0.0), fill(x, 0.0)
+                if i > 0:
+                    total, weighted = load(to_sum, c), load(to_weighted, c)
+                total, weighted = _row_sums(xp, step(x, 2), dyp, step(dy, 2), x.shape[2], m, total, weighted)
+                store(to_sum, c, total)
+                store(to_weighted, c, weighted)
         for c in range(0, x.shape[3], lanes(x)):
-            m, s = load(pointer(mean), n * step(mean, 0) + c), load(pointer(scale), n * step(scale, 0) + c)
-            store(pointer(sum_dy), n * step(sum_dy, 0) + c, _sum(dy, dy, n, c, m))
-            store(pointer(sum_dy_xhat), n * step(sum_dy_xhat, 0) + c, _sum_of_products(x, dy, n, c, m) * s)
+            store(to_weighted, c, load(to_weighted, c) * load(pointer(scale), n * step(scale, 0) + c))
 
 
 @kernel(each="gamma", grain=16, fills=2)
@@ -244,40 +263,37 @@ def norm_backward(
     last: int,
 ):
     for n in range(first, last):
-        xn, dyn, dxn = pointer(x) + n * step(x, 0), pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
-        for c in range(0, x.shape[3], lanes(x)):
-            m, s = load(pointer(mean), n * step(mean, 0) + c), load(pointer(scale), n * step(scale, 0) + c)
-            g, shift = load(pointer(gamma), c), load(pointer(mean_g), n * step(mean_g, 0) + c)
-            bend = load(pointer(mean_g_xhat), n * step(mean_g_xhat, 0) + c) * s
-            for i in range(x.shape[1]):
+        for i in range(x.shape[1]):
+            for c in range(0, x.shape[3], lanes(x)):
+                xp, dyp, dxp = _at_row(x, n, i, c), _at_row(dy, n, i, c), _at_row(dx, n, i, c)
+                m, s = load(pointer(mean), n * step(mean, 0) + c), load(pointer(scale), n * step(scale, 0) + c)
+                g, shift = load(pointer(gamma), c) * s, load(pointer(mean_g), n * step(mean_g, 0) + c) * s
+                bend = load(pointer(mean_g_xhat), n * step(mean_g_xhat, 0) + c) * s * s
                 for j in range(x.shape[2]):
-                    centred = load(xn, i * step(x, 1) + j * step(x, 2) + c) - m
-                    d = load(dyn, i * step(dy, 1) + j * step(dy, 2) + c) * g
-                    store(dxn, i * step(dx, 1) + j * step(dx, 2) + c, s * (d - shift - centred * bend))
+                    d = load(dyp, j * step(dy, 2)) * g - shift
+                    store(dxp, j * step(dx, 2), d - (load(xp, j * step(x, 2)) - m) * bend)
 
 
 @kernel(each="x", intensity=2, over="x")
 def scale_forward(x: Array4, gamma: Array1, y: Array4, first: int, last: int):
     """y[n, i, j, c] = gamma[c] * x[n, i, j, c]."""
     for n in range(first, last):
-        xn, yn = pointer(x) + n * step(x, 0), pointer(y) + n * step(y, 0)
-        for c in range(0, x.shape[3], lanes(x)):
-            g = load(pointer(gamma), c)
-            for i in range(x.shape[1]):
+        for i in range(x.shape[1]):
+            for c in range(0, x.shape[3], lanes(x)):
+                xp, yp, g = _at_row(x, n, i, c), _at_row(y, n, i, c), load(pointer(gamma), c)
                 for j in range(x.shape[2]):
-                    store(yn, i * step(y, 1) + j * step(y, 2) + c, g * load(xn, i * step(x, 1) + j * step(x, 2) + c))
+                    store(yp, j * step(y, 2), g * load(xp, j * step(x, 2)))
 
 
 @kernel(each="x", intensity=2)
 def scale_backward_weights(x: Array4, dy: Array4, dgamma: Array2, first: int, last: int):
     """dgamma[n, c] = sum over i, j of x[n, i, j, c] * dy[n, i, j, c]; `add_slots` adds the examples."""
+    zero = fill(x, 0.0)
     for n in range(first, last):
-        xn, dyn = pointer(x) + n * step(x, 0), pointer(dy) + n * step(dy, 0)
-        for c in range(0, x.shape[3], lanes(x)):
-            s = fill(x, 0.0)
-            for i in range(x.shape[1]):
-                for j in range(x.shape[2]):
-                    s = s + load(xn, i * step(x, 1) + j * step(x, 2) + c) * load(
-                        dyn, i * step(dy, 1) + j * step(dy, 2) + c
-                    )
-            store(pointer(dgamma), n * step(dgamma, 0) + c, s)
+        to_dgamma = pointer(dgamma) + n * step(dgamma, 0)
+        for i in range(x.shape[1]):
+            for c in range(0, x.shape[3], lanes(x)):
+                xp, dyp = _at_row(x, n, i, c), _at_row(dy, n, i, c)
+                before = zero if i == 0 else load(to_dgamma, c)
+                _, s = _row_sums(xp, step(x, 2), dyp, step(dy, 2), x.shape[2], zero, zero, before)
+                store(to_dgamma, c, s)
