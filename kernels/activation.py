@@ -4,6 +4,8 @@ Each worker owns whole examples. The room behind the channels is computed along:
 gradients keep the zeros that they bring. A NaN stays a NaN, which is why relu asks `x <= 0` and keeps x otherwise.
 """
 
+import math
+
 from nbnn.kernels.arrays import row_length
 from nbnn.kernels.constants import GELU_CUBE, GELU_SCALE
 from nbnn.kernels.exp import exp, expm1
@@ -42,6 +44,12 @@ def backward_rows(f):
                     store(dxp, e, f(load(xp, e), load(dyp, e), setting))
 
     return rows
+
+
+@inlined
+def floor(x, rectify):
+    """What a relu raises smaller numbers to: 0, or a NaN, below which is nothing, where there is no relu."""
+    return fill(x, 0.0 if rectify != 0 else math.nan)
 
 
 @forward_rows

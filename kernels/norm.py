@@ -17,11 +17,13 @@ not (measured on 8 x 8 x 128: 5 to 7 cycles a register for moments and sums, 8 t
 
     dx = scale * (g - mean(g) - xhat * mean(g * xhat)),  g = dy * gamma,  xhat = (x - mean) * scale
 
-with the means over the same set.
+with the means over the same set. With `rectify` a relu comes behind: y is max(y, 0), and dy counts where y is above 0,
+which is found again from x.
 """
 
 import math
 
+from nbnn.kernels.activation import floor
 from nbnn.kernels.jit import Array1, Array2, Array4, inlined, kernel, step
 from nbnn.kernels.simd import fill, lanes, load, pointer, select, sqrt, store
 
@@ -151,7 +153,18 @@ def group_statistics(
 
 
 @kernel(each="x", intensity=2, over="x")
-def norm_forward(x: Array4, mean: Array2, scale: Array2, gamma: Array1, beta: Array1, y: Array4, first: int, last: int):
+def norm_forward(
+    x: Array4,
+    mean: Array2,
+    scale: Array2,
+    gamma: Array1,
+    beta: Array1,
+    rectify: int,
+    y: Array4,
+    first: int,
+    last: int,
+):
+    low = floor(x, rectify)
     for n in range(first, last):
         for i in range(x.shape[1]):
             for c in range(0, x.shape[3], lanes(x)):
@@ -160,39 +173,58 @@ def norm_forward(x: Array4, mean: Array2, scale: Array2, gamma: Array1, beta: Ar
                 factor = load(pointer(scale), n * step(scale, 0) + c) * load(pointer(gamma), c)
                 shift = load(pointer(beta), c)
                 for j in range(x.shape[2]):
-                    store(yp, j * step(y, 2), (load(xp, j * step(x, 2)) - m) * factor + shift)
+                    value = (load(xp, j * step(x, 2)) - m) * factor + shift
+                    store(yp, j * step(y, 2), select(value <= low, low, value))
 
 
 @inlined
-def _row_sums(xp, x_pixel, dyp, dy_pixel, width, mean, total, weighted):
-    """total + sum of dy, weighted + sum of dy * (x - mean) over one row, two sums of each in turn."""
-    total_1, weighted_1 = fill(xp, 0.0), fill(xp, 0.0)
+def _row_sums(xp, x_pixel, dyp, dy_pixel, width, mean, factor, shift, low, total, weighted):
+    """total + sum of dy, weighted + sum of dy * (x - mean) over one row, two sums of each in turn; dy counts where
+    (x - mean) * factor + shift is above `low`."""
+    zero = fill(xp, 0.0)
+    total_1, weighted_1 = zero, zero
     even = width // 2 * 2
     for j in range(0, even, 2):
-        d, e = load(dyp, j * dy_pixel), load(dyp, (j + 1) * dy_pixel)
-        total, total_1 = total + d, total_1 + e
-        weighted = weighted + d * (load(xp, j * x_pixel) - mean)
-        weighted_1 = weighted_1 + e * (load(xp, (j + 1) * x_pixel) - mean)
+        a, b = load(xp, j * x_pixel) - mean, load(xp, (j + 1) * x_pixel) - mean
+        d = select(a * factor + shift <= low, zero, load(dyp, j * dy_pixel))
+        e = select(b * factor + shift <= low, zero, load(dyp, (j + 1) * dy_pixel))
+        total, total_1, weighted, weighted_1 = total + d, total_1 + e, weighted + d * a, weighted_1 + e * b
     for j in range(even, width):
-        d = load(dyp, j * dy_pixel)
-        total, weighted = total + d, weighted + d * (load(xp, j * x_pixel) - mean)
+        a = load(xp, j * x_pixel) - mean
+        d = select(a * factor + shift <= low, zero, load(dyp, j * dy_pixel))
+        total, weighted = total + d, weighted + d * a
     return total + total_1, weighted + weighted_1
 
 
 @kernel(each="x", intensity=2, fills=2)
 def norm_sums(
-    x: Array4, dy: Array4, mean: Array2, scale: Array2, sum_dy: Array2, sum_dy_xhat: Array2, first: int, last: int
+    x: Array4,
+    dy: Array4,
+    mean: Array2,
+    scale: Array2,
+    gamma: Array1,
+    beta: Array1,
+    rectify: int,
+    sum_dy: Array2,
+    sum_dy_xhat: Array2,
+    first: int,
+    last: int,
 ):
     """sum_dy[n, c] and sum_dy_xhat[n, c] over the places of one example."""
+    low = floor(x, rectify)
     for n in range(first, last):
         to_sum, to_weighted = pointer(sum_dy) + n * step(sum_dy, 0), pointer(sum_dy_xhat) + n * step(sum_dy_xhat, 0)
         for i in range(x.shape[1]):
             for c in range(0, x.shape[3], lanes(x)):
                 xp, dyp, m = _at_row(x, n, i, c), _at_row(dy, n, i, c), load(pointer(mean), n * step(mean, 0) + c)
+                factor = load(pointer(scale), n * step(scale, 0) + c) * load(pointer(gamma), c)
+                shift = load(pointer(beta), c)
                 total, weighted = fill(x, 0.0), fill(x, 0.0)
                 if i > 0:
                     total, weighted = load(to_sum, c), load(to_weighted, c)
-                total, weighted = _row_sums(xp, step(x, 2), dyp, step(dy, 2), x.shape[2], m, total, weighted)
+                total, weighted = _row_sums(
+                    xp, step(x, 2), dyp, step(dy, 2), x.shape[2], m, factor, shift, low, total, weighted
+                )
                 store(to_sum, c, total)
                 store(to_weighted, c, weighted)
         for c in range(0, x.shape[3], lanes(x)):
@@ -256,22 +288,27 @@ def norm_backward(
     mean: Array2,
     scale: Array2,
     gamma: Array1,
+    beta: Array1,
     mean_g: Array2,
     mean_g_xhat: Array2,
+    rectify: int,
     dx: Array4,
     first: int,
     last: int,
 ):
+    low, zero = floor(x, rectify), fill(x, 0.0)
     for n in range(first, last):
         for i in range(x.shape[1]):
             for c in range(0, x.shape[3], lanes(x)):
                 xp, dyp, dxp = _at_row(x, n, i, c), _at_row(dy, n, i, c), _at_row(dx, n, i, c)
                 m, s = load(pointer(mean), n * step(mean, 0) + c), load(pointer(scale), n * step(scale, 0) + c)
-                g, shift = load(pointer(gamma), c) * s, load(pointer(mean_g), n * step(mean_g, 0) + c) * s
+                factor, shift = s * load(pointer(gamma), c), load(pointer(beta), c)
+                pull = load(pointer(mean_g), n * step(mean_g, 0) + c) * s
                 bend = load(pointer(mean_g_xhat), n * step(mean_g_xhat, 0) + c) * s * s
                 for j in range(x.shape[2]):
-                    d = load(dyp, j * step(dy, 2)) * g - shift
-                    store(dxp, j * step(dx, 2), d - (load(xp, j * step(x, 2)) - m) * bend)
+                    a = load(xp, j * step(x, 2)) - m
+                    d = select(a * factor + shift <= low, zero, load(dyp, j * step(dy, 2)))
+                    store(dxp, j * step(dx, 2), d * factor - pull - a * bend)
 
 
 @kernel(each="x", intensity=2, over="x")
@@ -288,12 +325,12 @@ def scale_forward(x: Array4, gamma: Array1, y: Array4, first: int, last: int):
 @kernel(each="x", intensity=2)
 def scale_backward_weights(x: Array4, dy: Array4, dgamma: Array2, first: int, last: int):
     """dgamma[n, c] = sum over i, j of x[n, i, j, c] * dy[n, i, j, c]; `add_slots` adds the examples."""
-    zero = fill(x, 0.0)
+    zero, none = fill(x, 0.0), floor(x, 0)
     for n in range(first, last):
         to_dgamma = pointer(dgamma) + n * step(dgamma, 0)
         for i in range(x.shape[1]):
             for c in range(0, x.shape[3], lanes(x)):
                 xp, dyp = _at_row(x, n, i, c), _at_row(dy, n, i, c)
                 before = zero if i == 0 else load(to_dgamma, c)
-                _, s = _row_sums(xp, step(x, 2), dyp, step(dy, 2), x.shape[2], zero, zero, before)
+                _, s = _row_sums(xp, step(x, 2), dyp, step(dy, 2), x.shape[2], zero, zero, zero, none, zero, before)
                 store(to_dgamma, c, s)

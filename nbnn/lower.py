@@ -1,7 +1,7 @@
 """From a graph to a list of kernel calls on planned memory: passes in one tuple, of which any can be the last.
 
     infer         the graph as it is: nodes and shapes
-    choose        each node's op, or one that does the same by faster kernels
+    choose        each node's op, or one that does the same by faster kernels; what can be part of another node is
     list_calls    each node's kernel calls, in the node's own words
     route         words become arrays of the whole net: who reads whose output, where gradients meet, who needs none
     join          calls become launches: what the threads take their examples through together
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from nbnn.buffers import Buffer, itemsize, plan_buffers, row_room
+from nbnn.fused import fuse
 from nbnn.graph import INPUT, Graph
 from nbnn.launches import Launch, Planner, Section, alone, name_of
 from nbnn.losses import to_plain
@@ -93,10 +94,12 @@ def infer(net: Lowered) -> Lowered:
 
 
 def choose(net: Lowered) -> Lowered:
-    """Find the op that computes each node. The reference and algorithm="direct" take every node at its word."""
-    plain = net.lanes == 1 or net.algorithm == "direct"
-    ops = {n.name or "": n if plain else n.chosen(*net.graph.input_shapes(n)) for n in net.graph.nodes}
-    return replace(net, ops=ops)
+    """Find the op that computes each node. The reference takes every node at its word, algorithm="direct" every sum."""
+    if net.lanes == 1:
+        return replace(net, ops={n.name or "": n for n in net.graph.nodes})
+    direct = net.algorithm == "direct"
+    ops = {n.name or "": n if direct else n.chosen(*net.graph.input_shapes(n)) for n in net.graph.nodes}
+    return replace(net, ops=fuse(net.graph, ops))
 
 
 def list_calls(net: Lowered) -> Lowered:
@@ -148,11 +151,11 @@ def route(net: Lowered) -> Lowered:
         reached.add(graph.output)
         for section in net.backward:
             node = scope.nodes[section.node]
-            if needs[section.node]:
+            if needs[section.node] and not node.merged:
                 calls = scope.route_back(node, section, needs, reached)
                 backward += [replace(section, calls=tuple(calls))] if calls else []
     aliases: dict[str, str] = {}
-    for node in graph.nodes:
+    for node in net.ops.values():
         if node.passes:
             source = (node.inputs or ())[0]
             aliases[node.name or ""] = aliases.get(source, source)
@@ -217,12 +220,17 @@ class _Scope:
         self.words: dict[str, dict[str, str]] = {}
         self.gradients: dict[str, str] = {}
         self.names: dict[tuple[str, str], str] = {}
+        self.merged: dict[str, str] = {}  # output of a merged node -> the tensor that it is
+        for name, node in ops.items():
+            if node.merged:
+                self.merged[name] = self.tensor((node.inputs or ())[0])
         for name, shape in graph.shapes.items():
-            self.declare(name, name, "value", _tensor(shape))
+            if name not in self.merged:
+                self.declare(name, name, "value", _tensor(shape))
         for name, node in self.nodes.items():
             shapes = graph.input_shapes(node)
-            words = {"y": name}
-            for k, source in enumerate(node.inputs or ()):
+            words = {"y": self.tensor(name)}
+            for k, source in enumerate(map(self.tensor, node.inputs or ())):
                 words |= {f"x{k}": source} | ({"x": source} if k == 0 else {})
             for kind, found in (
                 ("params", node.params(*shapes)),
@@ -236,8 +244,13 @@ class _Scope:
             self.words[name] = words
             self.names |= {(name, local): routed for local, routed in words.items()}
 
-    def gradient(self, tensor: str) -> str:
+    def tensor(self, name: str) -> str:
+        """The tensor that the output of a node is."""
+        return self.merged.get(name, name)
+
+    def gradient(self, name: str) -> str:
         """The name of the gradient of a tensor, declared when it is first asked for."""
+        tensor = self.tensor(name)
         if tensor not in self.gradients:
             array = _tensor(self.graph.shapes[tensor])
             self.gradients[tensor] = self.declare(f"d_{tensor}", tensor, "gradient", array)
@@ -269,7 +282,7 @@ class _Scope:
         if section.direction == TO_WEIGHTS:
             return self.numbered(name, section.calls, words)
         sums, unwanted = [], set()
-        for k, source in enumerate(node.inputs or ()):
+        for k, source in enumerate(map(self.tensor, node.inputs or ())):
             if not needs[source]:
                 unwanted.add(f"dx{k}")
                 continue

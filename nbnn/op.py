@@ -17,9 +17,10 @@ import math
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 Shape = tuple[int, ...]
+Kind = TypeVar("Kind", bound="Op")
 MAX_SIZE = 2**48  # no dimension, stride or count beyond this is meant seriously
 
 
@@ -136,6 +137,7 @@ class Op:
 
     several: ClassVar[bool] = False  # takes two or more inputs
     passes: ClassVar[bool] = False  # outside training its output is its input
+    merged: ClassVar[bool] = False  # so it is in training
     dense_input: ClassVar[bool] = (
         False  # reads its input one number at a time, so the input needs no room behind its channels
     )
@@ -198,6 +200,10 @@ class Op:
         positional = [f.name for f in dataclasses.fields(self) if f.default is dataclasses.MISSING]
         words = [f"{v!r}" if k in positional else f"{k}={v!r}" for k, v in settings.items()]
         return f"{type(self).__name__}({', '.join(words)})"
+
+    def become(self, kind: type[Kind]) -> Kind:
+        """The same settings, name and inputs as an op of another kind."""
+        return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init})
 
     # what an op says about itself; `shapes` are those of its inputs
 

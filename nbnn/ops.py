@@ -288,12 +288,13 @@ class MaxPool(_Pool):
     """y[n, c, i, j] = max over u, v of x[n, c, i*stride + u - pad, j*stride + v - pad]; a tie goes to the first"""
 
     label: ClassVar[str] = "pool"
+    rectify: ClassVar[int] = 0  # 1: a relu is part of it
 
     def forward(self, *shapes: Shape) -> list[Call]:
-        return [call("max_pool_forward", "x", self.size, self.hop, self.pad, "y")]
+        return [call("max_pool_forward", "x", self.size, self.hop, self.pad, self.rectify, "y")]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
-        return [call("max_pool_backward", "x", "y", "dy", self.size, self.hop, self.pad, "dx")]
+        return [call("max_pool_backward", "x", "y", "dy", self.size, self.hop, self.pad, self.rectify, "dx")]
 
 
 @dataclass(frozen=True)
@@ -330,6 +331,8 @@ class GlobalAvgPool(Op):
 class _Norm(Op):
     eps: float = dataclasses.field(default=1e-5, kw_only=True)
 
+    rectify: ClassVar[int] = 0  # 1: a relu is part of it
+
     def check(self) -> None:
         self.set_share("eps", 1e-12, 1.0)
 
@@ -343,25 +346,22 @@ class _Norm(Op):
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
         return [
-            call("norm_sums", "x", "dy", self._seen("centre"), self._seen("scale"), "sum_dy", "sum_dy_xhat"),
+            call("norm_sums", "x", "dy", *self._figures(), self.rectify, "sum_dy", "sum_dy_xhat"),
             call("affine_gradients", "sum_dy", "sum_dy_xhat", "gamma", "dgamma", "dbeta"),
         ]
 
     def _seen(self, name: str) -> str | Form:
         return name
 
+    def _figures(self) -> tuple[str | Form, ...]:
+        return self._seen("centre"), self._seen("scale"), "gamma", "beta"
+
+    def _normalise(self) -> Call:
+        return call("norm_forward", "x", *self._figures(), self.rectify, "y")
+
     def _finish(self) -> Call:
-        return call(
-            "norm_backward",
-            "x",
-            "dy",
-            self._seen("centre"),
-            self._seen("scale"),
-            "gamma",
-            self._seen("mean_g"),
-            self._seen("mean_g_xhat"),
-            "dx",
-        )
+        means = self._seen("mean_g"), self._seen("mean_g_xhat")
+        return call("norm_backward", "x", "dy", *self._figures(), *means, self.rectify, "dx")
 
 
 @dataclass(frozen=True)
@@ -403,13 +403,13 @@ class BatchNorm(_Norm):
                 "centre",
                 "scale",
             ),
-            call("norm_forward", "x", every("centre"), every("scale"), "gamma", "beta", "y"),
+            self._normalise(),
         ]
 
     def inference(self, *shapes: Shape) -> list[Call]:
         return [
             call("running_statistics", "mean", "var", self.eps, "centre", "scale"),
-            call("norm_forward", "x", every("centre"), every("scale"), "gamma", "beta", "y"),
+            self._normalise(),
         ]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
@@ -446,7 +446,7 @@ class GroupNorm(_Norm):
         return [
             call("channel_moments", "x", "means", "spreads"),
             call("group_statistics", "means", "spreads", places, self.groups, self.eps, "centre", "scale"),
-            call("norm_forward", "x", "centre", "scale", "gamma", "beta", "y"),
+            self._normalise(),
         ]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,7 +28,7 @@ class WinogradConv(Conv):
         """The convolution done this way, or None where that is impossible or would not pay."""
         if (conv.size, conv.stride, conv.dilation, conv.groups) != (3, 1, 1, 1) or conv.pad > 2:
             return None
-        op = cls(**{f.name: getattr(conv, f.name) for f in dataclasses.fields(conv)})
+        op = conv.become(cls)
         channels, height, width = op.shape(*shapes)
         saving = 9 * height * width / (POINTS**2 * op.tiles(*shapes))
         return op if min(channels, shapes[0][0]) >= LEAST_CHANNELS and saving >= LEAST_SAVING else None

@@ -462,8 +462,9 @@ def pool(
     stride: int,
     pad: int = 0,
     change: Callable[[np.ndarray], None] = lambda x: None,
+    rectify: int = 0,
 ) -> list[Case]:
-    """Maximum and mean, forward and backward; `change` makes the pictures special."""
+    """Maximum and mean, forward and backward; `change` makes the pictures special; `rectify` is for the maximum."""
     n, height, width, channels = shape
     out = (n, (height + 2 * pad - size) // stride + 1, (width + 2 * pad - size) // stride + 1, channels)
 
@@ -475,16 +476,19 @@ def pool(
     def forward(make: Maker) -> tuple:
         return pictures(make), size, stride, pad, make.out(*out)
 
+    def max_forward(make: Maker) -> tuple:
+        return pictures(make), size, stride, pad, rectify, make.out(*out)
+
     def max_backward(make: Maker) -> tuple:
         x, y = pictures(make), make.out(*out)
-        reference.max_pool_forward(x, size, stride, pad, y)
-        return x, y, make.grad(*out), size, stride, pad, make.grad_out(*shape)
+        reference.max_pool_forward(x, size, stride, pad, rectify, y)
+        return x, y, make.grad(*out), size, stride, pad, rectify, make.grad_out(*shape)
 
     def avg_backward(make: Maker) -> tuple:
         return make.grad(*out), size, stride, pad, make.grad_out(*shape)
 
     return [
-        Case("max_pool_forward", label, forward),
+        Case("max_pool_forward", label, max_forward),
         Case("max_pool_backward", label, max_backward),
         Case("avg_pool_forward", label, forward),
         Case("avg_pool_backward", label, avg_backward),
@@ -524,6 +528,9 @@ POOL = [
     *pool("ties: the first maximum gets the gradient", (2, 6, 7, 17), 3, 2, 1, _whole_numbers),
     *pool("a NaN is a maximum", (2, 6, 6, 5), 3, 2, 1, _some_nan),
     *pool("nothing but -inf, and padding", (1, 4, 4, 3), 2, 2, 1, _all_low),
+    *pool("2x2 and a relu", (2, 4, 6, 17), 2, 2, rectify=1),
+    *pool("3x3 and a relu: windows overlap, ties", (2, 6, 7, 17), 3, 2, 1, _whole_numbers, rectify=1),
+    *pool("a NaN passes a relu", (2, 6, 6, 5), 3, 2, 1, _some_nan, rectify=1),
     *global_pool("pictures", (3, 4, 5, 17)),
     *global_pool("one place", (1, 1, 1, 5)),
 ]
@@ -534,7 +541,11 @@ EPS = 1e-5
 
 
 def norm(
-    label: str, shape: tuple[int, int, int, int], groups: int = 0, change: Callable[[np.ndarray], None] = lambda x: None
+    label: str,
+    shape: tuple[int, int, int, int],
+    groups: int = 0,
+    change: Callable[[np.ndarray], None] = lambda x: None,
+    rectify: int = 0,
 ) -> list[Case]:
     """Every kernel of batchnorm, or with `groups` of groupnorm, each on what the references of those before it give."""
     n, height, width, channels = shape
@@ -569,7 +580,8 @@ def norm(
             make.grad_out(channels),
         )
         sum_dy, weighted = make.grad_out(n, channels), make.grad_out(n, channels)
-        reference.norm_sums(found["x"], dy, found["mean"], found["scale"], sum_dy, weighted)
+        seen = found["mean"], found["scale"], gamma, make.grad(channels)
+        reference.norm_sums(found["x"], dy, *seen, rectify, sum_dy, weighted)
         reference.affine_gradients(sum_dy, weighted, gamma, dgamma, dbeta)
         if groups:
             means = make.grad_out(n, channels), make.grad_out(n, channels)
@@ -581,6 +593,7 @@ def norm(
         return found | {
             "dy": dy,
             "gamma": gamma,
+            "beta": seen[-1],
             "dgamma": dgamma,
             "dbeta": dbeta,
             "sum_dy": sum_dy,
@@ -627,14 +640,16 @@ def norm(
             "x mean scale",
             lambda make: make.grad(channels),
             lambda make: make.grad(channels),
+            rectify,
             lambda make: make.out(*shape),
         ),
-        row("norm_sums", backward, "x dy mean scale", sums, sums),
+        row("norm_sums", backward, "x dy mean scale gamma beta", rectify, sums, sums),
         row("affine_gradients", backward, "sum_dy sum_dy_xhat gamma", gradient, gradient),
         row(
             "norm_backward",
             backward,
-            "x dy mean scale gamma mean_g mean_g_xhat",
+            "x dy mean scale gamma beta mean_g mean_g_xhat",
+            rectify,
             lambda make: make.grad_out(*shape),
             size=1.0,  # without variance, differences of numbers of size 1 are scaled by 1 / sqrt(eps) = 316
         ),
@@ -687,6 +702,11 @@ NORM = [
     *norm("one example, one place, one channel", (1, 1, 1, 1)),
     *norm("constant channels have no variance", (3, 4, 4, 6), change=_constant_channels),
     *norm("a NaN spoils its channel alone", (3, 2, 2, 5), change=_nan_channel),
+    *norm("batch of pictures and a relu", (5, 4, 3, 17), rectify=1),
+    *norm("batch of vectors and a relu", (9, 1, 1, 33), rectify=1),
+    *norm("constant channels and a relu", (3, 4, 4, 6), change=_constant_channels, rectify=1),
+    *norm("a NaN passes a relu", (3, 2, 2, 5), change=_nan_channel, rectify=1),
+    *norm("two groups and a relu", (2, 3, 4, 18), groups=2, rectify=1),
     *norm("layernorm of pictures", (3, 4, 3, 10), groups=1),
     *norm("layernorm of vectors", (5, 1, 1, 33), groups=1),
     *norm("three groups", (2, 3, 4, 18), groups=3),

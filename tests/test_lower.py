@@ -360,7 +360,7 @@ def broken_size(net):
 
 
 def broken_emit(net):
-    section = lowering.Section("relu1", "", (Call("relu_forward", ("relu1", "nobody")),))
+    section = lowering.Section("pool1", "", (Call("relu_forward", ("pool1", "nobody")),))
     return dataclasses.replace(net, training=(section,))
 
 
@@ -370,7 +370,7 @@ def broken_emit(net):
         ("route", broken_route, "after route: input: gather reads 'input', which is no array"),
         ("plan_buffers", broken_overlap, "after plan_buffers: input and conv1 overlap at 303 of acts"),
         ("plan_buffers", broken_size, "after plan_buffers: the arena params of 2544 elements is too small"),
-        ("emit", broken_emit, "after emit: relu1: relu_forward reads 'nobody', which is no array"),
+        ("emit", broken_emit, "after emit: pool1: relu_forward reads 'nobody', which is no array"),
     ],
 )
 def test_a_broken_pass_is_named(stage, broken, sentence, monkeypatch):

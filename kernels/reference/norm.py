@@ -55,12 +55,20 @@ def group_statistics(means, spreads, places, groups, eps, mean, scale):
     scale[...] = np.repeat(1 / np.sqrt(variance + eps), channels // groups, axis=1)
 
 
-def norm_forward(x, mean, scale, gamma, beta, y):
-    y[...] = (x - _over(mean)) * _over(scale) * gamma + beta
+def norm_forward(x, mean, scale, gamma, beta, rectify, y):
+    y[...] = (x - _over(mean)) * (_over(scale) * gamma) + beta
+    if rectify:
+        np.maximum(y, 0, out=y)
 
 
-def norm_sums(x, dy, mean, scale, sum_dy, sum_dy_xhat):
+def _behind_relu(x, dy, mean, scale, gamma, beta, rectify):
+    """dy, where a relu behind the norm lets it through."""
+    return np.where((x - _over(mean)) * (_over(scale) * gamma) + beta <= 0, 0, dy) if rectify else dy
+
+
+def norm_sums(x, dy, mean, scale, gamma, beta, rectify, sum_dy, sum_dy_xhat):
     """Over the places of each example and channel: the sum of dy, and that of dy * xhat."""
+    dy = _behind_relu(x, dy, mean, scale, gamma, beta, rectify)
     sum_dy[...] = dy.sum(axis=(1, 2))
     sum_dy_xhat[...] = (dy * (x - _over(mean)) * _over(scale)).sum(axis=(1, 2))
 
@@ -85,7 +93,8 @@ def group_gradients(sum_dy, sum_dy_xhat, gamma, places, groups, mean_g, mean_g_x
         means[...] = np.repeat(of_groups, size, axis=1)
 
 
-def norm_backward(x, dy, mean, scale, gamma, mean_g, mean_g_xhat, dx):
+def norm_backward(x, dy, mean, scale, gamma, beta, mean_g, mean_g_xhat, rectify, dx):
+    dy = _behind_relu(x, dy, mean, scale, gamma, beta, rectify)
     xhat = (x - _over(mean)) * _over(scale)
     dx[...] = _over(scale) * (dy * gamma - _over(mean_g) - xhat * _over(mean_g_xhat))
 

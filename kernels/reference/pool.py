@@ -9,14 +9,18 @@ def _window(x, i, j, size, stride, pad):
     return x[:, max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)]
 
 
-def max_pool_forward(x, size, stride, pad, y):
+def max_pool_forward(x, size, stride, pad, rectify, y):
     for i, j in np.ndindex(y.shape[1:3]):
         y[:, i, j] = _window(x, i, j, size, stride, pad).max(axis=(1, 2))
+    if rectify:
+        np.maximum(y, 0, out=y)
 
 
-def max_pool_backward(x, y, dy, size, stride, pad, dx):
+def max_pool_backward(x, y, dy, size, stride, pad, rectify, dx):
     """The first maximum of each window gets its dy. NumPy's argmax is the first too, and takes a NaN for a maximum."""
     dx[...] = 0
+    if rectify:
+        dy = np.where(y <= 0, 0, dy)
     for i, j in np.ndindex(y.shape[1:3]):
         seen, given = (_window(a, i, j, size, stride, pad) for a in (x, dx))
         count, rows, columns, channels = seen.shape
