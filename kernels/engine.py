@@ -39,11 +39,14 @@ class Jitted:
 
     def __call__(self, *names: str) -> list[Callable]:
         from nbnn.kernels import names as all_names
+        from nbnn.kernels.bodies import send_for_help
         from nbnn.kernels.launch import bind, start_engine
 
-        start_engine()
         kernels = all_names()
-        return [bind(kernels[name], self.dtype) for name in names]
+        found = [bind(kernels[name], self.dtype) for name in names]
+        send_for_help()
+        start_engine()
+        return found
 
     @property
     def tools(self) -> tuple[Callable, ...]:

@@ -11,7 +11,7 @@ first and last: `relu_forward(x, y)`; in a compiled step it is part of a launch 
 import functools
 import inspect
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import njit, types
 from numba.core.extending import intrinsic
 
@@ -56,8 +56,9 @@ _SHARE = ("first", "last", "worker")  # what the launch supplies
 
 
 def inlined(function):
-    """A helper that kernels call: jitted with the one set of options, compiled into each kernel that uses it."""
-    return njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    """A helper that kernels call: it becomes part of each kernel that uses it. (With helpers as functions of their own,
+    for LLVM to inline, kernels take a fifth longer to compile and run no faster.)"""
+    return njit(**OPTIONS, inline="always")(function)
 
 
 @intrinsic(prefer_literal=True)
@@ -78,16 +79,22 @@ def compiled(function):
     return njit(cache=True, **OPTIONS)(function)
 
 
-def compiled_for(kinds, function, **options):
-    """The function for arguments of these types: compiled now, or read from disk where it is kept."""
-    with cache.numba_folder():
-        return njit(types.void(*kinds), cache=True, **OPTIONS, **options)(function)
+def compiled_for(kinds, function, name, wait=True, **options):
+    """The function for arguments of these types: compiled now, or read from disk where it is kept under that name.
+    Without `wait`, None where another process is at it."""
+    try:
+        with cache.numba_folder(name, wait=wait):
+            found = njit(types.void(*kinds), cache=True, **OPTIONS, **options)(function)
+            cache.mark_kept(name)
+            return found
+    except cache.Busy:
+        return None
 
 
-def publish(name, function):
-    """Let compiled steps find a function of `compiled_for` under that name."""
+def address_of(function):
+    """Where the machine code of a function of `compiled_for` is."""
     (only,) = function.overloads.values()
-    binding.add_symbol(name, only.library.get_pointer_to_function(only.fndesc.llvm_func_name))
+    return only.library.get_pointer_to_function(only.fndesc.llvm_func_name)
 
 
 class Kernel:
@@ -122,11 +129,15 @@ class Kernel:
         real = types.Float(str(dtype))
         return tuple(_PLAIN.get(p.annotation, p.annotation).numba_type(real) for p in self.parameters)
 
-    def body(self, dtype):
-        """The compiled body for "float32" or "float64": compiled or read from disk at first use."""
+    def body(self, dtype, wait=True):
+        """The compiled body for "float32" or "float64": compiled or read from disk at first use. Without `wait`, None
+        where another process is compiling it."""
         if dtype not in self._bodies:
             kinds = (*self.types(dtype), *[types.int64] * len(self.share))
-            self._bodies[dtype] = compiled_for(kinds, self.function)
+            found = compiled_for(kinds, self.function, f"{self.name}.{dtype}", wait)
+            if found is None:
+                return None
+            self._bodies[dtype] = found
         return self._bodies[dtype]
 
     def __call__(self, *args, **kwargs):
@@ -137,12 +148,6 @@ class Kernel:
         each = bound.arguments[self.each]
         items = each if isinstance(each, int) else each.shape[self.axis]
         self.body(str(dtype))(*bound.args, *(0, items, 0)[: len(self.share)])
-
-    def symbol(self, dtype):
-        """The name under which compiled steps find the body."""
-        name = f"nbnn.{self.name}.{dtype}"
-        publish(name, self.body(dtype))
-        return name
 
 
 def kernel(each, axis=0, grain=1, intensity=1, fills=1, over="", whole=True):

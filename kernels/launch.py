@@ -11,17 +11,19 @@ How many threads there are decides who handles an item, never what is computed f
 part.
 """
 
+import functools
 import inspect
 import platform
 import time
 
 import numba
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import prange, types
 from numba.core import cgutils
-from numba.core.extending import intrinsic
+from numba.core.extending import intrinsic, models, register_model
 
-from nbnn.kernels.jit import Space, compiled_for, inlined, publish
+from nbnn.kernels.bodies import cell_of
+from nbnn.kernels.jit import Space, address_of, compiled_for, inlined
 
 # Bytes of all arrays times `intensity`: below this a launch over all cores costs more than it saves. Measured: a launch
 # takes 2-5 us, in which one core moves about 64 KiB.
@@ -34,16 +36,63 @@ _RUN = ir.FunctionType(ir.VoidType(), [_BYTES, _I64, _I64, _I64])  # arguments, 
 _WORK = types.UniTuple(types.int64, 5)
 
 
+class View(types.Type):
+    """An array of a step: the address of a block of its data's address, its bytes, its shape and its strides. Smaller
+    than Numba's arrays, which are eleven numbers that every use of them would copy: a step compiles twice as fast."""
+
+    def __init__(self, dtype, ndim):
+        super().__init__(name=f"view({dtype}, {ndim})")
+        self.dtype, self.ndim = dtype, ndim
+
+    def word(self, builder, value, place):
+        """One number of the block."""
+        return builder.load(builder.gep(value, [_I64(place)]))
+
+    def array(self, context, builder, value):
+        """The array as Numba's kernels take it."""
+        array = context.make_array(types.Array(self.dtype, self.ndim, "A"))(context, builder)
+        shape, strides = ([self.word(builder, value, 2 + k * self.ndim + i) for i in range(self.ndim)] for k in (0, 1))
+        data = builder.inttoptr(self.word(builder, value, 0), context.get_value_type(self.dtype).as_pointer())
+        itemsize = _I64(self.dtype.bitwidth // 8)
+        context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=itemsize, meminfo=None)
+        return array._getvalue()
+
+
+@register_model(View)
+class _ViewModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _I64.as_pointer())
+
+
+@intrinsic
+def view(typing, arena, start, shape, strides):
+    """The array of that shape and those strides (in elements) which begins at arena[start]."""
+
+    def emit(context, builder, sig, args):
+        source = context.make_array(sig.args[0])(context, builder, args[0])
+        size = _I64(arena.dtype.bitwidth // 8)
+        shape, strides = (cgutils.unpack_tuple(builder, args[k]) for k in (2, 3))
+        data = builder.ptrtoint(builder.gep(source.data, [args[1]]), _I64)
+        words = [data, functools.reduce(builder.mul, shape, size), *shape, *(builder.mul(s, size) for s in strides)]
+        block = cgutils.alloca_once(builder, _I64, size=len(words))
+        for place, word in enumerate(words):
+            builder.store(word, builder.gep(block, [_I64(place)]))
+        return block
+
+    dims = types.UniTuple(types.int64, len(shape))
+    return View(arena.dtype, len(shape))(arena, types.int64, dims, dims), emit
+
+
 def bind(kernel, dtype):
     """The function that a compiled step calls for work for a launch: this kernel in that dtype with arguments."""
-    symbol = kernel.symbol(dtype)
-    wanted = kernel.types(dtype)
+    wanted, cell = kernel.types(dtype), cell_of(kernel, dtype)
 
     def work(typing, *args):
         def emit(context, builder, sig, args):
-            return _emit_work(context, builder, kernel, symbol, sig.args, args)
+            body = (*wanted, *[types.int64] * len(kernel.share))
+            return _emit_work(context, builder, kernel, body, cell, sig.args, args)
 
-        return _WORK(*wanted), emit
+        return _WORK(*(a if isinstance(a, View) else w for a, w in zip(args, wanted, strict=True))), emit
 
     work.__name__ = kernel.name
     words = [
@@ -54,20 +103,26 @@ def bind(kernel, dtype):
     return intrinsic(work)
 
 
-def _emit_work(context, builder, kernel, symbol, kinds, values):
-    """Pack the arguments of a kernel."""
+def _emit_work(context, builder, kernel, body, cell, kinds, values):
+    """Pack the arguments of a kernel; `body` are the types of its body's, which is called through the cell."""
     block_type = ir.LiteralStructType([context.get_value_type(k) for k in kinds])
-    run = _runner(context, builder.module, kernel, symbol, kinds, block_type)
+    run = _runner(context, builder.module, body, cell, kinds, block_type)
     block = cgutils.alloca_once(builder, block_type)
     size = _I64(0)
-    for position, (kind, value) in enumerate(zip(kinds, values, strict=True)):
+    for position, (parameter, kind, value) in enumerate(zip(kernel.parameters, kinds, values, strict=True)):
         builder.store(value, cgutils.gep_inbounds(builder, block, 0, position))
-        if isinstance(kind, types.Array):
+        if isinstance(kind, View):
+            total, count = kind.word(builder, value, 1), functools.partial(kind.word, builder, value, 2 + kernel.axis)
+        elif isinstance(kind, types.Array):
             array = context.make_array(kind)(context, builder, value)
-            if not isinstance(kernel.parameters[position].annotation, Space):
-                size = builder.add(size, builder.mul(array.nitems, array.itemsize))
-        if kernel.parameters[position].name == kernel.each:
-            items = builder.extract_value(array.shape, kernel.axis) if isinstance(kind, types.Array) else value
+            total = builder.mul(array.nitems, array.itemsize)
+            count = functools.partial(builder.extract_value, array.shape, kernel.axis)
+        else:
+            total, count = _I64(0), functools.partial(builder.add, value, _I64(0))
+        if not isinstance(parameter.annotation, Space):
+            size = builder.add(size, total)
+        if parameter.name == kernel.each:
+            items = count()
     cost = builder.mul(size, _I64(kernel.intensity))
     numbers = [builder.ptrtoint(run, _I64), builder.ptrtoint(block, _I64), items, cost, _I64(kernel.grain)]
     return cgutils.pack_array(builder, numbers)
@@ -117,21 +172,21 @@ def launch(typing, *works):
     return types.void(types.StarArgUniTuple(_WORK, len(works))), emit
 
 
-def _runner(context, module, kernel, symbol, kinds, block_type):
+def _runner(context, module, body, cell, kinds, block_type):
     """run(block, first, last, worker): take the arguments out of the block and call the compiled body."""
-    name = f"run.{symbol}"
+    name = f"run.{cell}.{''.join('v' if isinstance(kind, View) else 'a' for kind in kinds)}"
     if name in module.globals:
         return module.globals[name]
-    share = (types.int64,) * len(kernel.share)
-    body_type = context.call_conv.get_function_type(types.void, (*kinds, *share))
-    body = cgutils.get_or_insert_function(module, body_type, symbol)
     run = ir.Function(module, _RUN, name)
     run.linkage = "linkonce_odr"
     builder = ir.IRBuilder(run.append_basic_block())
     block = builder.bitcast(run.args[0], block_type.as_pointer())
     values = [builder.load(cgutils.gep_inbounds(builder, block, 0, i)) for i in range(len(kinds))]
-    values += run.args[1 : 1 + len(share)]
-    context.call_conv.call_function(builder, body, types.void, (*kinds, *share), values)
+    values = [k.array(context, builder, v) if isinstance(k, View) else v for k, v in zip(kinds, values, strict=True)]
+    values += run.args[1 : 1 + len(body) - len(kinds)]
+    pointer = context.call_conv.get_function_type(types.void, body).as_pointer()
+    place = module.globals.get(cell) or ir.GlobalVariable(module, pointer, cell)
+    context.call_conv.call_function(builder, builder.load(place), types.void, body, values)
     builder.ret_void()
     return run
 
@@ -246,11 +301,11 @@ def start_engine():
     """Compile or load the launch and give it its name; once per process, before a step is loaded."""
     if not _engine:
         kinds = [types.int64] * 5
-        walk, launch = compiled_for(kinds, _walk), compiled_for(kinds, _launch, parallel=True)
+        walk, launch = compiled_for(kinds, _walk, "walk"), compiled_for(kinds, _launch, "launch", parallel=True)
         launch(0, 0, 0, 1, 1)  # nothing to do: it only makes Numba choose its threading layer
         _engine.update(walk=walk, launch=launch)
         for name, function in _engine.items():
-            publish(f"nbnn.{name}", function)
+            binding.add_symbol(f"nbnn.{name}", address_of(function))
 
 
 _engine: dict = {}
@@ -281,30 +336,3 @@ def tick(typing, times, place):
         return context.get_dummy_value()
 
     return types.void(times, types.int64), emit
-
-
-# ---- arrays inside a compiled step
-
-
-@intrinsic
-def view(typing, arena, start, shape, strides):
-    """The array of that shape and those strides (in elements) which begins at arena[start]."""
-    kind = types.Array(arena.dtype, len(shape), "A")
-
-    def emit(context, builder, sig, args):
-        source = context.make_array(sig.args[0])(context, builder, args[0])
-        array = context.make_array(kind)(context, builder)
-        size = source.itemsize
-        strides = [builder.mul(s, size) for s in cgutils.unpack_tuple(builder, args[3])]
-        context.populate_array(
-            array,
-            data=builder.gep(source.data, [args[1]]),
-            shape=cgutils.unpack_tuple(builder, args[2]),
-            strides=strides,
-            itemsize=size,
-            meminfo=None,
-        )
-        return array._getvalue()
-
-    dims = types.UniTuple(types.int64, len(shape))
-    return kind(arena, types.int64, dims, dims), emit

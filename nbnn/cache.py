@@ -15,10 +15,13 @@ import platform
 import stat
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
+
+OPTIMISATION = 1  # LLVM's level
 
 
 @functools.cache
@@ -45,6 +48,7 @@ def fingerprint() -> str:
         str(config.CPU_NAME),
         str(config.CPU_FEATURES),
         str(config.BOUNDSCHECK),
+        str(OPTIMISATION),
     ]
     for source in sorted(pathlib.Path(kernels.__file__).parent.glob("*.py")):
         told += [source.name, source.read_text()]
@@ -90,27 +94,58 @@ def _temporary_root(problem: str) -> pathlib.Path:
     return pathlib.Path(_temporary[0].name)
 
 
+class Busy(Exception):
+    """Another process has the lock."""
+
+
 @functools.cache
-def _lock(process: int) -> Any:  # a forked child must not use its parent's
+def _in_process(process: int) -> threading.RLock:  # a forked child must not use its parent's
+    return threading.RLock()
+
+
+@functools.cache
+def _lock(process: int, name: str) -> Any:
     import filelock
 
-    return filelock.FileLock(folder(fingerprint()) / "lock")
+    locks = folder(fingerprint()) / "locks"
+    locks.mkdir(exist_ok=True)
+    return filelock.FileLock(locks / name)
 
 
 @contextlib.contextmanager
-def numba_folder() -> Iterator[None]:
-    """What is jitted in this block is kept in our folder, and only one process at a time compiles: two at once can
-    crash."""
+def numba_folder(name: str, *, wait: bool = True) -> Iterator[None]:
+    """What is jitted in this block is kept in our folder. Only one process at a time compiles what goes by that name,
+    because two at once can crash; without `wait`, Busy where another one does.
+
+    LLVM optimises at its first level: the kernels say themselves what goes into which register, and higher levels took
+    a fifth longer and made no net faster.
+    """
+    import filelock
     from numba.core import config as numba_config
 
     config: Any = numba_config  # its names are made when it is imported
-    before = config.CACHE_DIR
-    with _lock(os.getpid()):
-        config.CACHE_DIR = str(folder(fingerprint()) / "numba")
+    with _in_process(os.getpid()):
+        lock = _lock(os.getpid(), name)
+        try:
+            lock.acquire(blocking=wait)
+        except filelock.Timeout:
+            raise Busy(name) from None
+        before = config.CACHE_DIR, config.OPT
+        config.CACHE_DIR, config.OPT = str(folder(fingerprint()) / "numba"), type(config.OPT)(OPTIMISATION)
         try:
             yield
         finally:
-            config.CACHE_DIR = before
+            config.CACHE_DIR, config.OPT = before
+            lock.release()
+
+
+def mark_kept(name: str) -> None:
+    """Note that what goes by that name is on disk."""
+    (folder(fingerprint()) / "locks" / f"{name}.kept").touch()
+
+
+def is_kept(name: str) -> bool:
+    return (folder(fingerprint()) / "locks" / f"{name}.kept").exists()
 
 
 def import_text(text: str, *, jitted: bool) -> ModuleType:
@@ -125,7 +160,7 @@ def import_text(text: str, *, jitted: bool) -> ModuleType:
         raise ImportError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # Numba looks there when it loads what it kept
-    with numba_folder() if jitted else contextlib.nullcontext():
+    with numba_folder(module.__name__) if jitted else contextlib.nullcontext():
         spec.loader.exec_module(module)
     return module
 

@@ -55,8 +55,11 @@ class Step:
         if self.jitted and name not in self._compiled:
             import numba
 
-            with cache.numba_folder():
+            from nbnn.kernels.bodies import supply
+
+            with cache.numba_folder(self._module.__name__):
                 function.compile(tuple(numba.typeof(a) for a in args))
+            supply()
             self._compiled.add(name)
         return function
 

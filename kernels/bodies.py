@@ -1,0 +1,91 @@
+"""Where compiled steps find the bodies of kernels, and how those that are missing are compiled: by several processes.
+
+A step calls a body through a cell, a word of memory with its address. So a step is compiled before the bodies that it
+calls are there, and while other processes compile them: `cell_of` asks for a body, `send_for_help` starts helpers where
+many are missing, and `supply` compiles or loads what is missing and fills the cells. Whoever comes first to a kernel
+compiles it; all others find it on disk.
+"""
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+from llvmlite import binding
+
+from nbnn import cache
+from nbnn.kernels.jit import address_of
+
+SHARE = 8  # bodies for which a helper is worth the second that it takes to start
+_cells: dict = {}
+_waiting: list = []
+_helpers: list = []
+_one_at_a_time = threading.RLock()
+
+
+def cell_of(kernel, dtype):
+    """The name of the cell of a body, by which LLVM finds it."""
+    name = f"nbnn.{kernel.name}.{dtype}"
+    with _one_at_a_time:
+        if name not in _cells:
+            _cells[name] = ctypes.c_void_p()
+            binding.add_symbol(name, ctypes.addressof(_cells[name]))
+            _waiting.append((kernel, dtype))
+    return name
+
+
+def _hardest_first(bodies):
+    return sorted(bodies, key=lambda one: -len(one[0].parameters))
+
+
+def send_for_help():
+    """Start helpers for the bodies that are waited for and not on disk: one for every `SHARE`, as far as cores go."""
+    missing = [one for one in _waiting if not cache.is_kept(f"{one[0].name}.{one[1]}")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = min(cores - 1, len(missing) // SHARE) if sys.executable else 0
+    words = [f"{kernel.name}.{dtype}" for kernel, dtype in _hardest_first(missing)]
+    root = pathlib.Path(cache.__file__).resolve().parent.parent
+    program = f"""
+import os, sys
+sys.path.insert(0, {str(root)!r})
+from nbnn.kernels.bodies import help_with
+help_with(sys.argv[1:])
+os._exit(0)  # nothing is left to be tidied up, which would take a moment
+"""
+    for _ in range(wanted):
+        with contextlib.suppress(OSError):  # then this process does it alone
+            helper = subprocess.Popen(
+                [sys.executable, "-c", program, cache.fingerprint(), *words],
+                env={**os.environ, "NBNN_CACHE_DIR": str(cache.folder(cache.fingerprint()).parent)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            _helpers.append(helper)
+
+
+def help_with(words):
+    """What a helper does: compile what nobody else has begun."""
+    from nbnn.kernels import names
+
+    if words[0] == cache.fingerprint():
+        for word in words[1:]:
+            name, dtype = word.split(".")
+            if not cache.is_kept(word):
+                names()[name].body(dtype, wait=False)
+
+
+def supply():
+    """Fill the cells of all bodies that are waited for."""
+    with _one_at_a_time:
+        later = [one for one in _hardest_first(_waiting) if one[0].body(one[1], wait=False) is None]
+        for kernel, dtype in later:
+            kernel.body(dtype)
+        for kernel, dtype in _waiting:
+            _cells[f"nbnn.{kernel.name}.{dtype}"].value = address_of(kernel.body(dtype))
+        _waiting.clear()
+        while _helpers:
+            _helpers.pop().wait()

@@ -1,0 +1,106 @@
+"""Kernels that are missing on disk are compiled by several processes, each by one of them; a step finds them all."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from nbnn import cache
+
+NET = """
+    import numpy as np, nbnn, os, sys
+    from nbnn.kernels import bodies, jit
+    from nbnn import *
+    graph = Graph([Affine(4), BatchNorm(), Dropout(0.1), Affine(3)], input=(8,), loss="softmax")
+    r = np.random.default_rng(0)
+    x, y = r.standard_normal((6, 8)).astype("float32"), r.integers(0, 3, 6)
+"""
+
+
+def run(code, folder, **environment):
+    program = textwrap.dedent(NET) + textwrap.dedent(code)
+    env = {**os.environ, "NBNN_CACHE_DIR": str(folder), **environment}
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=300)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.split()
+
+
+def test_helpers_compile_a_part_and_the_next_process_compiles_nothing(tmp_path):
+    code = """
+        compiled = []
+        whole = jit.compiled_for
+        def watched(kinds, function, name, wait=True, **options):
+            before = nbnn.cache.is_kept(name)
+            found = whole(kinds, function, name, wait, **options)
+            compiled.extend([name] if found is not None and not before else [])
+            return found
+        jit.compiled_for = watched
+        os.sched_getaffinity = lambda process: {0, 1, 2}
+        started = []
+        popen = bodies.subprocess.Popen
+        bodies.subprocess.Popen = lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+        model = nbnn.compile(graph, seed=0)
+        model.train_steps(x, y)
+        locks = nbnn.cache.folder(nbnn.cache.fingerprint()) / "locks"
+        names = [path.name for path in locks.glob("*.kept")]
+        assert {one.returncode for one in started} <= {0}
+        print(len(started), len(compiled), len([n for n in names if "float32" in n]))
+    """
+    helpers, mine, all_of_them = map(int, run(code, tmp_path))
+    assert helpers == 2 and mine < all_of_them, (helpers, mine, all_of_them)
+    assert list(map(int, run(code, tmp_path))) == [0, 0, all_of_them]
+
+
+@pytest.mark.parametrize(
+    "broken", ["sys.executable = None", "sys.executable = '/nowhere'", "sys.executable = '/bin/false'"]
+)
+def test_without_helpers_one_process_does_it_all(broken, tmp_path):
+    code = f"""
+        os.sched_getaffinity = lambda process: {{0, 1}}
+        {broken}
+        model = nbnn.compile(graph, seed=0)
+        print(float(model.train_steps(x, y)[0]) > 0)
+    """
+    assert run(code, tmp_path) == ["True"]
+
+
+def test_a_helper_of_another_state_of_the_code_does_nothing(tmp_path):
+    code = """
+        bodies.help_with(["another", "relu_forward.float32"])
+        print(nbnn.cache.is_kept("relu_forward.float32"))
+    """
+    assert run(code, tmp_path) == ["False"]
+
+
+def test_what_another_process_compiles_is_waited_for(tmp_path):
+    """A lock held elsewhere: asked not to wait, there is no body; then it comes."""
+    code = """
+        import subprocess, time
+        from nbnn.kernels import names
+        folder = nbnn.cache.folder(nbnn.cache.fingerprint()) / "locks"
+        folder.mkdir()
+        hold = "import filelock as f, sys, time; a = f.FileLock(sys.argv[1]).acquire(); print(1, flush=1); time.sleep(2)"
+        command = [sys.executable, "-c", hold, str(folder / "relu_forward.float32")]
+        other = subprocess.Popen(command, stdout=subprocess.PIPE)
+        other.stdout.readline()
+        kernel = names()["relu_forward"]
+        print(kernel.body("float32", wait=False))
+        begun = time.perf_counter()
+        print(kernel.body("float32") is not None, time.perf_counter() - begun > 0.5)
+        other.wait()
+        other.stdout.close()
+    """
+    assert run(code, tmp_path) == ["None", "True", "True"]
+
+
+def test_numba_s_settings_are_as_before_when_a_block_ends():
+    from numba.core import config
+
+    before = config.CACHE_DIR, config.OPT
+    with cache.numba_folder("settings"):
+        assert pathlib.Path(config.CACHE_DIR).parent == cache.folder(cache.fingerprint())
+        assert config.OPT == cache.OPTIMISATION
+    assert before == (config.CACHE_DIR, config.OPT)
