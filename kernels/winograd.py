@@ -23,6 +23,7 @@ from numba import types
 from numba.core.extending import intrinsic
 
 from nbnn.kernels.constants import POINTS, TILE, TILE_READS
+from nbnn.kernels.conv import clear_spare
 from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space4, inlined, kernel, step
 from nbnn.kernels.simd import _INT64, at, fill, lanes, load, pointer, spread, store
 from nbnn.kernels.tile import ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
@@ -311,6 +312,7 @@ def conv_backward_weights_winograd(
                     for t in range(part):
                         total = total + load(own(q, worker), ONE * step(q, 1) + t * step(q, 2) + f)
                     store(dbs, f, total)
+        clear_spare(dw, slot, c0, c0 + channels)
         for c in range(channels):
             to_dw = pointer(dw) + (slot * step(dw, 0) + (c0 + c) * step(dw, 3))
             for f in range(0, filters, width):

@@ -92,12 +92,6 @@ def plan_buffers(net: Lowered) -> Lowered:
 def _sharing(net: Lowered) -> Sharing:
     shared = ("value", "gradient", "part", "scratch")
     kept = {n for n, (_, kind) in net.owners.items() if kind not in shared or net.arrays[n].memory[0] == "workers"}
-    # add_slots reads whole rows, and a kernel fills the registers that it needs: a spare one must stay zero
-    kept |= {
-        n
-        for n, a in net.arrays.items()
-        if a.memory[0] == "slots" and row_room(net, a.memory[-1]) != _up(a.memory[-1], net.lanes)
-    }
     output = net.aliases.get(net.graph.output, net.graph.output)
     return share(net.launches, net.arrays, kept | {INPUT}, ("predict", output))
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 from nbnn.op import Array, Call, Form
 
+IN_LAUNCH = 1 << 22  # bytes of one example, weights included: a launch that would touch more ends before, and what it
+# touched can make room for what comes
 IN_CACHE = 1 << 19  # bytes of activations that a stretch of calls may touch at a time; common second-level caches are
 # 1 to 2 MiB, and weights and the workers' own room are in there as well
 
@@ -106,7 +108,7 @@ class Planner:
         touched, filled = self.touched([part]), self.filled(part[1])
         late = self.after.holds_up(touched, filled)
         if self.by_example(part[1]):
-            if late:
+            if late or (self.chain.parts and self.bytes(self.chain.touched | touched) > IN_LAUNCH):
                 self.flush()
             group = self.chain
         elif late or self.chain.holds_up(touched, filled):
@@ -129,13 +131,13 @@ class Planner:
             return tuple(self.chain.parts)
         stretches: list[list[Part]] = []
         for part in self.chain.parts:
-            if stretches and self.least([*stretches[-1], part]) * self.bytes([*stretches[-1], part]) <= IN_CACHE:
+            if stretches and self.least([*stretches[-1], part]) * self.example([*stretches[-1], part]) <= IN_CACHE:
                 stretches[-1].append(part)
             else:
                 stretches.append([part])
         parts: list[Part | int] = []
         for stretch in stretches:
-            together = max(self.least(stretch), IN_CACHE // self.bytes(stretch)) if len(stretch) > 1 else 0
+            together = max(self.least(stretch), IN_CACHE // self.example(stretch)) if len(stretch) > 1 else 0
             parts += [together, *stretch]
         return tuple(parts)
 
@@ -143,10 +145,15 @@ class Planner:
     def least(parts: list[Part]) -> int:
         return max(c.least for _, c in parts)
 
-    def bytes(self, parts: list[Part]) -> int:
-        """Of what the parts touch of one example."""
-        memories = (self.arrays[n].memory for n in self.touched(parts) if self.batched(n))
-        return sum(math.prod(memory[1:-1]) * self.row_bytes(memory[-1]) for memory in memories) or 1
+    def bytes(self, names: Iterable[str]) -> int:
+        """Of these arrays: of one example where they are a minibatch, of all where they are weights."""
+        memories = (self.arrays[n].memory for n in names if n in self.arrays)
+        sides = ((m[1:-1] if m[0] == "n" else m[:-1], m[-1]) for m in memories if m[0] not in ("slots", "workers"))
+        return sum(math.prod(outer) * self.row_bytes(row) for outer, row in sides) or 1
+
+    def example(self, parts: list[Part]) -> int:
+        """The bytes of what the parts touch of one example."""
+        return self.bytes(filter(self.batched, self.touched(parts)))
 
     def touched(self, parts: Iterable[Part]) -> set[str]:
         return {name for _, c in parts for o in c.operands if (name := array_of(o))}

@@ -294,6 +294,8 @@ class MaxPool(_Pool):
         return [call("max_pool_forward", "x", self.size, self.hop, self.pad, self.rectify, "y")]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
+        if self.pad == 0 and self.hop >= self.size:
+            return [call("max_pool_backward_apart", "x", "y", "dy", self.size, self.hop, self.rectify, "dx")]
         return [call("max_pool_backward", "x", "y", "dy", self.size, self.hop, self.pad, self.rectify, "dx")]
 
 
@@ -662,10 +664,10 @@ class Concat(Op):
         return (sum(s[0] for s in shapes), *shapes[0][1:])
 
     def forward(self, *shapes: Shape) -> list[Call]:
-        return [call("copy", f"x{k}", piece) for k, piece in self._pieces("y", shapes)]
+        return [call("copy_channels", f"x{k}", piece) for k, piece in self._pieces("y", shapes)]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
-        return [call("copy", piece, f"dx{k}") for k, piece in self._pieces("dy", shapes)]
+        return [call("copy_channels", piece, f"dx{k}") for k, piece in self._pieces("dy", shapes)]
 
     @staticmethod
     def _pieces(name: str, shapes: tuple[Shape, ...]) -> list[tuple[int, Form]]:

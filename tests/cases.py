@@ -29,6 +29,7 @@ EXACT = {
     "clear_frame",
     "collect_groups",
     "copy",
+    "copy_channels",
     "copy_rows",
     "dropout",
     "expand_groups",
@@ -38,6 +39,7 @@ EXACT = {
     "gather_labels",
     "leaky_relu_backward",
     "leaky_relu_forward",
+    "max_pool_backward_apart",
     "max_pool_forward",
     "relu_backward",
     "relu_forward",
@@ -484,12 +486,17 @@ def pool(
         reference.max_pool_forward(x, size, stride, pad, rectify, y)
         return x, y, make.grad(*out), size, stride, pad, rectify, make.grad_out(*shape)
 
+    def apart(make: Maker) -> tuple:
+        x, y, dy, *_, dx = max_backward(make)
+        return x, y, dy, size, stride, rectify, dx
+
     def avg_backward(make: Maker) -> tuple:
         return make.grad(*out), size, stride, pad, make.grad_out(*shape)
 
     return [
         Case("max_pool_forward", label, max_forward),
         Case("max_pool_backward", label, max_backward),
+        *([Case("max_pool_backward_apart", label, apart)] if pad == 0 and stride >= size else []),
         Case("avg_pool_forward", label, forward),
         Case("avg_pool_backward", label, avg_backward),
     ]
@@ -918,9 +925,10 @@ MOVES = [
     Case("clear_frame", "a frame of one", lambda make: (1, make.value(2, 4, 5, 20))),
     Case("clear_frame", "a frame of two, one channel", lambda make: (2, make.value(3, 6, 5, 1))),
     Case("clear_frame", "no inside", lambda make: (1, make.value(2, 2, 2, 5))),
-    Case("copy", "all channels, into a frame", lambda make: (make.value(2, 3, 4, 5), make.out(2, 3, 4, 5, halo=1))),
-    Case("copy", "into some channels of more", _copy_into_piece),
-    Case("copy", "from some channels of more", _copy_from_piece),
+    Case("copy", "into a frame", lambda make: (make.grad(2, 3, 4, 5), make.grad_out(2, 3, 4, 5, halo=1))),
+    Case("copy", "more channels", lambda make: (make.value(2, 3, 1, 33), make.out(2, 3, 1, 33))),
+    Case("copy_channels", "into some channels of more", _copy_into_piece),
+    Case("copy_channels", "from some channels of more", _copy_from_piece),
     *flatten("pictures", 3, 4, 5, 17),
     *flatten("vectors", 2, 1, 1, 5),
     *groups("two groups", (3, 2), 6, 10, 2),

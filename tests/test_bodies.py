@@ -82,7 +82,8 @@ def test_what_another_process_compiles_is_waited_for(tmp_path):
         from nbnn.kernels import names
         folder = nbnn.cache.folder(nbnn.cache.fingerprint()) / "locks"
         folder.mkdir()
-        hold = "import filelock as f, sys, time; a = f.FileLock(sys.argv[1]).acquire(); print(1, flush=1); time.sleep(2)"
+        hold = "import filelock, sys, time; lock = filelock.FileLock(sys.argv[1]).acquire(); "
+        hold += "print(1, flush=True); time.sleep(2)"
         command = [sys.executable, "-c", hold, str(folder / "relu_forward.float32")]
         other = subprocess.Popen(command, stdout=subprocess.PIPE)
         other.stdout.readline()

@@ -121,7 +121,7 @@ def demand_equal_arguments(found: tuple, wanted: tuple, case: Case, dtype: str) 
 
 def width_with_room(array: np.ndarray, case: Case) -> int:
     """How much of a row of channels a kernel may touch: up to where the next one begins."""
-    if case.kernel == "copy" or array.dtype.kind != "f":
+    if case.kernel == "copy_channels" or array.dtype.kind != "f":
         return array.shape[-1]
     return min([s for s in array.strides[:-1] if s], default=owner(array).nbytes) // array.itemsize
 

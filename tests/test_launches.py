@@ -5,7 +5,7 @@ import pytest
 from nets import NETS, data
 
 import nbnn
-from nbnn import Affine, BatchNorm, Conv, Graph, GroupNorm, MaxPool, ReLU, launches
+from nbnn import Affine, BatchNorm, Conv, GlobalAvgPool, Graph, GroupNorm, LeakyReLU, MaxPool, ReLU, launches
 from nbnn import lower as lowering
 from nbnn.launches import alone
 from nbnn.lower import lower
@@ -49,7 +49,7 @@ def test_a_net_that_mixes_no_examples_is_one_launch_to_the_first_gradient():
     found = shown([Conv(6, 5), ReLU(), MaxPool(2), Affine(10)], (1, 28, 28))
     assert found[:2] == ["copy_rows", "turn"]  # what weights become comes first
     assert found[2].startswith("deep(5); gather; conv_forward; max_pool_forward; deep")
-    assert found[2].endswith("softmax_loss; deep(n); affine_backward_data; deep(n); max_pool_backward")
+    assert found[2].endswith("softmax_loss; deep(n); affine_backward_data; deep(n); max_pool_backward_apart")
     assert found[3:] == ["affine_backward_weights", "add_slots", "conv_backward_weights", "add_slots", "add_slots"]
 
 
@@ -65,6 +65,15 @@ def test_outside_training_all_of_a_net_is_one_launch():
     found = shown([Conv(8, 3), BatchNorm(), ReLU(), MaxPool(2), Affine(10)], (3, 8, 8), function="predict")
     assert found[:-1] == ["running_statistics", "copy_rows"]
     assert found[-1].startswith("deep") and found[-1].endswith("affine_forward")
+
+
+def test_a_launch_ends_before_it_touches_more_than_its_share():
+    """One example of 64 x 64 places and 128 channels is 2 MB: two of them and a third go into launches of their own."""
+    nodes = [*(node for _ in range(3) for node in (Conv(128, 1), LeakyReLU())), GlobalAvgPool()]
+    found = shown(nodes, (3, 64, 64), function="predict")
+    assert [launch.count("conv_forward") for launch in found if "conv" in launch] == [1, 1, 1]
+    small = shown(nodes, (3, 16, 16), function="predict")
+    assert [launch.count("conv_forward") for launch in small if "conv" in launch] == [3]
 
 
 def test_the_reference_runs_call_by_call():

@@ -26,6 +26,7 @@ from nbnn.kernels.reference.arrays import (
     clear_frame,
     collect_groups,
     copy,
+    copy_channels,
     copy_rows,
     expand_groups,
     flatten_backward,
@@ -61,6 +62,7 @@ from nbnn.kernels.reference.pool import (
     global_avg_pool_backward,
     global_avg_pool_forward,
     max_pool_backward,
+    max_pool_backward_apart,
     max_pool_forward,
 )
 from nbnn.kernels.reference.update import add_l2, clip_norm, square_sums, update
@@ -90,6 +92,7 @@ __all__ = [
     "conv_forward",
     "conv_forward_winograd",
     "copy",
+    "copy_channels",
     "copy_rows",
     "dropout",
     "expand_groups",
@@ -106,6 +109,7 @@ __all__ = [
     "leaky_relu_backward",
     "leaky_relu_forward",
     "max_pool_backward",
+    "max_pool_backward_apart",
     "max_pool_forward",
     "mse_loss",
     "norm_backward",
