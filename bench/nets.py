@@ -105,10 +105,15 @@ class Layer:
         return f"affine {sizes} -> {node.units}" if isinstance(node, Affine) else f"max pool {sizes} 2x2"
 
     @property
-    def graph(self) -> Graph:
-        """The layer as a compiled step holds it: something before it that wants its gradient, a loss behind it."""
+    def first(self) -> bool:
+        """Whether nets begin with it, so that it reads the pictures themselves, with no room behind their channels."""
+        return isinstance(self.node, Conv) and self.input[0] <= 3
+
+    def graph(self, *, before: bool) -> Graph:
+        """The layer as a compiled step holds it: a loss behind it, and with `before` something that wants its gradient
+        before it."""
         flat = [] if isinstance(self.node, Affine) else [Flatten()]
-        return Graph([Scale(), self.node, *flat], input=self.input, loss="mse")
+        return Graph([*([Scale()] if before else []), self.node, *flat], input=self.input, loss="mse")
 
     @property
     def flops(self) -> int:

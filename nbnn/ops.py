@@ -391,22 +391,11 @@ class BatchNorm(_Norm):
 
     def forward(self, *shapes: Shape) -> list[Call]:
         places = math.prod(shapes[0][1:])
-        return [
-            call("channel_moments", "x", "means", "spreads"),
-            call(
-                "batch_statistics",
-                "means",
-                "spreads",
-                places,
-                self.eps,
-                self.momentum,
-                "mean",
-                "var",
-                "centre",
-                "scale",
-            ),
-            self._normalise(),
-        ]
+        settings = (places, self.eps, self.momentum, "mean", "var", "centre", "scale")
+        if places == 1:  # one number is its own mean, and its spread stays the zero that it begins with
+            return [call("batch_statistics", rows("x"), "spreads", *settings), self._normalise()]
+        moments = call("channel_moments", "x", "means", "spreads")
+        return [moments, call("batch_statistics", "means", "spreads", *settings), self._normalise()]
 
     def inference(self, *shapes: Shape) -> list[Call]:
         return [
