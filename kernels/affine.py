@@ -19,7 +19,7 @@ FEATURES = 48
 def _forward_columns(x, w, b, y, first, last, h, c0, cells, depth, m, vectors):
     """One panel of columns of y, one part of the sum: `cells` places of row h of the picture, numbers c0 ... c0 + depth
     of each."""
-    xp = pointer(x) + (h * step(x, 1) + c0)
+    xp = pointer(x) + (h * step(x, 1) + c0 * step(x, 3))
     wp = pointer(w) + (h * step(w, 0) + c0 * step(w, 2) + m)
     for i in range(first, last, ROWS):
         from_x = places(i, last, 1, last, 0, 0, step(x, 0))
@@ -28,16 +28,17 @@ def _forward_columns(x, w, b, y, first, last, h, c0, cells, depth, m, vectors):
             c = start_tile(pointer(b) + m, vectors)
         else:
             c = load_tile(pointer(y) + m, to_y, vectors)
-        c = multiply(xp, from_x, 0, step(x, 2), 1, wp, 0, step(w, 1), step(w, 2), 1, cells, depth, c)
+        c = multiply(xp, from_x, 0, step(x, 2), step(x, 3), wp, 0, step(w, 1), step(w, 2), 1, cells, depth, c)
         store_tile(pointer(y) + m, to_y, c)
 
 
 @kernel(each="y", grain=ROWS, intensity=16)
 def affine_forward(x: Array4, w: Array4, b: Array1, y: Array2, first: int, last: int):
+    """Axes 1 to 3 of x and 0 to 2 of w may be in any order that is the same in both."""
     height, cells, numbers, units, width = x.shape[1], x.shape[2], x.shape[3], y.shape[1], lanes(x)
-    if step(x, 2) == numbers and step(w, 1) == numbers * step(w, 2):  # a row is one run of memory: one long sum
+    if step(x, 2) == numbers * step(x, 3) and step(w, 1) == numbers * step(w, 2):  # a row is one run: one long sum
         cells, numbers = 1, cells * numbers
-    if cells == 1 and step(x, 1) == numbers and step(w, 0) == numbers * step(w, 2):  # and so is a picture
+    if cells == 1 and step(x, 1) == numbers * step(x, 3) and step(w, 0) == numbers * step(w, 2):  # so is a picture
         height, numbers = 1, height * numbers
     for h in range(height):
         for c0 in range(0, numbers, DEPTH):

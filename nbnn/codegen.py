@@ -207,6 +207,8 @@ def _view(buffer: Buffer, form: Form) -> str:
         strides = (-strides[0], -strides[1], *strides[2:])
     elif kind == "matrix":
         shape, strides = (1, shape[0] * shape[1] * shape[2], shape[3]), (0, strides[2], 1)
+    elif kind == "planes":
+        shape, strides = (shape[0], shape[3], *shape[1:3]), (strides[0], 1, *strides[1:3])
     elif kind == "places":
         shape, strides = (shape[1], shape[2], shape[0], shape[3]), (strides[1], strides[2], strides[0], 1)
     start = " + ".join([f"{buffer.start} * {buffer.per}", *([str(offset)] if offset else [])])

@@ -48,6 +48,7 @@ def slide(op: Conv | _Pool, sides: Sequence[int], reach: Sequence[int], hop: int
 
 
 NARROW = 8  # channels that leave half of the widest register empty
+PLANES = 4  # channels of pictures that an affine reads plane by plane
 LEAST_ROWS = 48  # a few tiles of 8 or of 6 rows, which read the same panel of the weights
 INITS = ("he", "xavier", "normal", "zeros", "dirac")
 
@@ -241,20 +242,33 @@ class Affine(_Weighted):
         return math.prod(shapes[0]) * self.units
 
     def forward(self, *shapes: Shape) -> list[Call]:
-        if math.prod(shapes[0][1:]) == 1:
-            return [call("affine_forward", "x", Form("places", "w"), "b", rows("y"), least=LEAST_ROWS)]
-        return [
-            call("copy_rows", Form("places", "w"), "ordered"),
-            call("affine_forward", "x", "ordered", "b", rows("y"), least=LEAST_ROWS),
-        ]
+        last = ("b", rows("y"))
+        if self._vector(*shapes):
+            return [call("affine_forward", "x", Form("places", "w"), *last, least=LEAST_ROWS)]
+        if shapes[0][0] <= PLANES:
+            return [call("affine_forward", Form("planes", "x"), "w", *last, least=LEAST_ROWS)]
+        return [self._order(), call("affine_forward", "x", "ordered", *last, least=LEAST_ROWS)]
+
+    @staticmethod
+    def _vector(*shapes: Shape) -> bool:
+        return math.prod(shapes[0][1:]) == 1
+
+    @staticmethod
+    def _order() -> Call:
+        """The weights in the order of x. A picture of few channels is read plane by plane instead, as the weights lie;
+        with many, each of its cache lines would be read as often as it has numbers."""
+        return call("copy_rows", Form("places", "w"), "ordered")
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
         calls = [call("affine_backward_weights", "x", rows("dy"), math.prod(shapes[0]), Form("places", "dw"))]
         return calls + ([call("add_slots", rows("dy"), "db")] if self.bias else [])
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
-        w = Form("matrix", "w") if math.prod(shapes[0][1:]) == 1 else Form("cells", "ordered")
-        return [call("turn", w, "turned"), call("affine_backward_data", rows("dy"), "turned", "dx", least=LEAST_ROWS)]
+        data = call("affine_backward_data", rows("dy"), "turned", "dx", least=LEAST_ROWS)
+        if self._vector(*shapes):
+            return [call("turn", Form("matrix", "w"), "turned"), data]
+        order = [self._order()] if shapes[0][0] <= PLANES else []  # else the forward pass has done it
+        return [*order, call("turn", Form("cells", "ordered"), "turned"), data]
 
 
 @dataclass(frozen=True)

@@ -349,8 +349,13 @@ def affine(
         dw = make.grad_out(channels, height, width, units, spare=spare)
         return x(make), make.grad(n, units, spare=spare), dw[..., 0].size, dw.transpose(1, 2, 0, 3)
 
+    def planes(make: Maker) -> tuple:
+        w = make.grad(channels, height, width, units, spare=spare)
+        return x(make).transpose(0, 3, 1, 2), w, make.grad(units), make.out(n, units, spare=spare)
+
     return [
         Case("affine_forward", label, forward),
+        Case("affine_forward", f"{label}, plane by plane", planes),
         Case("affine_backward_data", label, data),
         Case("affine_backward_weights", label, weights),
     ]
