@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 
-from bench import contest, cost, layers, report
+from bench import contest, cost, decisions, layers, report
 from bench.nets import NETS
 
 SECTIONS: dict[str, Callable[[contest.Options], report.Table]] = {
@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[contest.Options], report.Table]] = {
     "start": cost.start,
     "avx2": contest.avx2,
     "shares": cost.shares,
+    "decisions": decisions.decisions,
 }
 PACKAGES = ("numba", "numpy", "torch", "jax", "scikit-learn")
 QUICK_NETS = ["course7x7", "mlp"]

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.machine import products
 from bench.nets import NETS, graph_of
 from bench.report import Table, agreed, best, geometric_mean, least, ratio, verdict
 from bench.runner import CONTESTANTS
@@ -29,7 +30,15 @@ PAUSE = 0.05  # seconds; OpenBLAS spins for 25 ms, the OpenMP of GCC for about 5
 SAMPLE = 0.1  # seconds that one sample should take at least, for the median to stand still
 TORCH = ("torch", "torch last", "torch comp")
 JAX = ("jax", "jax NHWC")
-WIDTHS = {"net": 9, "batch": 5, "ours": 7, **dict.fromkeys(list(CONTESTANTS)[1:], 7), "ratio": 5, "to jax": 6}
+WIDTHS = {
+    "net": 9,
+    "batch": 5,
+    "ours": 7,
+    **dict.fromkeys(list(CONTESTANTS)[1:], 7),
+    "limit": 6,
+    "ratio": 5,
+    "to jax": 6,
+}
 COLUMNS = {**WIDTHS, "first s": 7, "residual": 8, "goal": 4, "verdict": 5}
 MEAN_GOAL, JAX_GOAL, LEAST_RATIO = 4.0, 5.0, 2.0
 
@@ -210,11 +219,17 @@ def contestants_of(net: str, options: Options) -> list[str]:
 
 
 def nets(options: Options) -> Table:
-    title = f"one training step in ms, {options.threads} threads; ratio is PyTorch's best over ours, to jax JAX's best"
+    title = (
+        f"one training step in ms, {options.threads} threads; ratio is PyTorch's best over ours, to jax JAX's best; "
+        "limit: its multiply-adds at the speed of the registers"
+    )
     table = Table(title, COLUMNS).begin()
+    with child("bench.machine:Machine", options) as machine:
+        gflops = machine.ask("gflops") * options.threads
     for net in options.nets:
         for batch, goal in list(NETS[net].goals.items())[: 1 if options.quick else None]:
             row = net_row(table, net, batch, options, contestants_of(net, options), {})
+            row["limit"] = 2 * batch * products(graph_of(net)[0]) / gflops / 1e6
             table.add(**{"goal": goal, "verdict": verdict(True, least(row.get("ratio"), goal)), **row})
     for key, peer, goal in (("ratio", "PyTorch's best", MEAN_GOAL), ("to jax", "JAX's best", JAX_GOAL)):
         mean = geometric_mean(row.get(key) for row in table.rows)
@@ -233,7 +248,7 @@ AVX2_GOAL = 2.0
 
 def avx2(options: Options) -> Table:
     names = ["ours", "torch", "torch last"]
-    columns = {c: w for c, w in COLUMNS.items() if c not in set(CONTESTANTS) - set(names) | {"to jax", "goal"}}
+    columns = {c: w for c, w in COLUMNS.items() if c not in set(CONTESTANTS) - set(names) | {"to jax", "goal", "limit"}}
     table = Table("the same step with both sides held to AVX2", columns).begin()
     for net in options.nets:
         for batch in list(NETS[net].goals)[: 1 if options.quick else None]:

@@ -1,5 +1,6 @@
 """nbnn as a contestant."""
 
+import numba
 import numpy as np
 
 import nbnn
@@ -8,8 +9,9 @@ from bench.runner import Task
 from nbnn.kernels import names
 
 # What belongs to imports happens here, where no clock runs and no memory is counted, as with the other contestants'
-# libraries: the kernels, and the part of Numba (40 MiB) that it loads when it is first asked for compiled code.
-names()["relu_forward"].body("float32")
+# libraries: the kernels, and the part of Numba (40 MiB) that it loads when it first compiles anything.
+names()
+numba.njit(lambda: 0)()
 
 
 class Ours:

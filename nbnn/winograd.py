@@ -41,6 +41,10 @@ class WinogradConv(Conv):
         _, height, width = self.shape(*shapes)
         return -(-height // TILE) * -(-width // TILE)
 
+    def multiply_adds(self, *shapes: Shape) -> int:
+        """The products that are left of them."""
+        return self.tiles(*shapes) * POINTS**2 * shapes[0][0] * self.filters
+
     def _blocks(self, channels: int) -> int:
         return -(-channels // CHANNELS_BACK)
 

@@ -1,0 +1,134 @@
+"""What single decisions of the engine give: one net compiled with and without each of them, timed in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+import nbnn
+from bench.contest import PAUSE, Options, PeerError, child
+from bench.nets import graph_of
+from bench.report import Table, agreed, verdict
+from bench.timing import in_turn
+from nbnn import buffers, launches, lower, memory, winograd
+from nbnn.launches import alone
+
+Change = Callable[[], contextlib.AbstractContextManager]
+
+
+def _tiles(forward: int, back: int) -> Change:
+    return lambda: mock.patch.multiple(winograd, TOGETHER=forward, TOGETHER_BACK=back)
+
+
+@contextlib.contextmanager
+def _points_in_step() -> Iterator[None]:
+    """Winograd's points a multiple of 1 KiB apart, where their sizes are."""
+    scratch = winograd.WinogradConv.scratch
+
+    def plain(self: Any, *shapes: Any) -> dict:
+        return {name: array._replace(apart=False) for name, array in scratch(self, *shapes).items()}
+
+    with mock.patch.object(winograd.WinogradConv, "scratch", plain):
+        yield
+
+
+def _rows_in_step(net: lower.Lowered, columns: int) -> int:
+    return -(-columns // net.lanes) * net.lanes
+
+
+# What is done without the decision, and on which nets it shows.
+DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "Winograd": (lambda: mock.patch.object(winograd.WinogradConv, "of", lambda *a: None), ("vgg", "resnet9")),
+    "Winograd: points off multiples of 1 KiB": (_points_in_step, ("vgg",)),
+    "Winograd: 32 and 64 tiles held, not 8 and 8": (_tiles(8, 8), ("vgg",)),
+    "Winograd: 32 and 64 tiles held, not 64 and 128": (_tiles(64, 128), ("vgg",)),
+    "rows off multiples of 1 KiB": (
+        lambda: mock.patch.multiple(buffers, row_room=_rows_in_step),
+        ("vgg", "course3x3", "mlp"),
+    ),
+    "relu in the norm or the pool beside it": (
+        lambda: mock.patch.object(lower, "fuse", lambda graph, ops: dict(ops)),
+        ("vgg", "course3x3", "course7x7", "fcnet"),
+    ),
+    "arrays share memory": (
+        lambda: mock.patch.object(buffers, "_sharing", lambda net: memory.Sharing()),
+        ("vgg", "course3x3"),
+    ),
+    "calls joined into launches": (
+        lambda: mock.patch.object(launches.Planner, "plan", lambda self, sections: alone(sections)),
+        ("vgg", "lenet", "mlp"),
+    ),
+    "512 KiB of examples at a time, not all": (
+        lambda: mock.patch.object(launches, "IN_CACHE", 1 << 40),
+        ("vgg", "lenet"),
+    ),
+    "512 KiB of examples at a time, not 64": (
+        lambda: mock.patch.object(launches, "IN_CACHE", 1 << 16),
+        ("vgg", "lenet"),
+    ),
+}
+ROUNDS, SAMPLE = 9, 0.2
+COLUMNS = {"decision": 46, "net": 9, "with": 6, "without": 7, "gain": 5, "residual": 8, "verdict": 5}
+
+
+def decisions(options: Options) -> Table:
+    table = Table("a step in ms with and without single decisions of the engine", COLUMNS).begin()
+    for name, (_, nets) in DECISIONS.items():
+        for net in [n for n in nets if n in options.nets]:
+            with child("bench.decisions:Both", options) as both:
+                try:
+                    losses = both.ask("start", decision=name, net=net)
+                    asked = {k: (lambda k=k: both.ask("sample", which=k)) for k in ("with", "without")}
+                    taken = in_turn(asked, 3 if options.quick else ROUNDS, PAUSE)
+                except PeerError as problem:
+                    table.note(f"{name}, {net}: {problem}")
+                    table.add(decision=name, net=net, verdict=verdict(False))
+                    continue
+            residual, right = agreed(losses["without"], losses["with"])
+            row: dict[str, Any] = {"decision": name, "net": net, "residual": residual}
+            if right:
+                ms = {k: statistics.median(v) * 1e3 for k, v in taken.items()}
+                row |= {**ms, "gain": ms["without"] / ms["with"]}
+            table.add(**row, verdict=verdict(right))
+    return table
+
+
+class Both:
+    """In a child: the net as it is, and as it would be."""
+
+    def start(self, decision: str, net: str) -> dict[str, list[float]]:
+        """The losses of the first steps."""
+        graph, self.batch = graph_of(net, dropout=False)
+        rng = np.random.default_rng(0)
+        self.x = rng.standard_normal((2 * self.batch, *graph.input), np.float32)
+        self.y = rng.integers(0, 10, len(self.x))
+        self.rows = rng.integers(0, len(self.x), (3, self.batch))
+        self.models = {"with": nbnn.compile(graph, seed=0)}
+        with DECISIONS[decision][0]():
+            self.models["without"] = nbnn.compile(graph, seed=0)
+        if self.models["with"].source() == self.models["without"].source():
+            raise RuntimeError(f"{net} is the same without it")
+        config = {"learning_rate": 2e-5}
+        losses = {
+            k: m.train_steps(self.x, self.y, indices=self.rows, optim_config=config).tolist()
+            for k, m in self.models.items()
+        }
+        self.steps = max(1, round(SAMPLE / self._seconds("with", 1)))
+        return losses
+
+    def sample(self, which: str) -> float:
+        """Seconds of a step."""
+        self._seconds(which, 1)
+        return self._seconds(which, self.steps)
+
+    def _seconds(self, which: str, steps: int) -> float:
+        rows = np.resize(self.rows, (steps, self.batch))
+        begun = time.perf_counter()
+        self.models[which].train_steps(self.x, self.y, indices=rows)
+        return (time.perf_counter() - begun) / steps
