@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from nbnn.graph import Graph
 from nbnn.initial import initial_values
 from nbnn.kernels.constants import BLOCK
 from nbnn.lower import Lowered, lower
+from nbnn.pace import Pace
 from nbnn.step import step_of
 from nbnn.words import align
 
@@ -86,6 +88,7 @@ class Model:
             ) from None
         self.steps_taken = 0  # also what dropout's random numbers of the next step are keyed by
         self._memory = rules.Memory()
+        self._pace = Pace()
         self._lock = threading.RLock()  # arenas are shared: one call at a time
         self._capacity = 0
         if batch is not None:
@@ -394,10 +397,21 @@ class Model:
         clip: float,
     ) -> np.ndarray:
         """Checked arrays in, losses out; ends early at a loss that is not finite, which is then the last one."""
-        losses = np.zeros(len(rows))
+        losses, taken = np.zeros(len(rows)), 0
         with self._lock:
-            taken = self._step("train", *self._train_arguments(memory, x, given, rows, rates, losses, reg, clip))
-            self.steps_taken += int(taken)
+            while taken < len(rows):
+                threads, steps = self._pace.plan(self._step.threads(), len(rows) - taken)
+                part = slice(taken, taken + steps)
+                arguments = self._train_arguments(memory, x, given, rows[part], rates[part], losses[part], reg, clip)
+                arguments = (arguments[0], threads, *arguments[2:])
+                self._step.compile("train", arguments)
+                begun = time.perf_counter()
+                done = int(self._step("train", *arguments))
+                self._pace.learn(threads, steps, time.perf_counter() - begun)
+                taken += done
+                self.steps_taken += done
+                if done < steps:
+                    break
         return losses[: taken + 1]
 
     def _train_arguments(

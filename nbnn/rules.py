@@ -55,6 +55,14 @@ def config_of(rule: str, given: dict[str, Any] | None) -> dict[str, float]:
     return config
 
 
+def settings_of(rule: str, config: Mapping[str, float]) -> np.ndarray:
+    """The settings of a rule where its kernel looks for them."""
+    settings = np.zeros(SETTINGS)
+    for key in DEFAULTS[rule]:
+        settings[_PLACES[key]] = config[key]
+    return settings
+
+
 class Memory:
     """What a rule remembers from step to step: two arenas like the parameters, and the number of steps."""
 
@@ -77,8 +85,9 @@ class Memory:
         self.config = config_of(rule, config)
         if rule != self.rule or self.v.shape != params.shape:
             self.start(rule, params)
-        for key, value in self.config.items():
-            self.settings[_PLACES[key]] = value
+        time = self.settings[TIME]
+        self.settings[:] = settings_of(rule, self.config)
+        self.settings[TIME] = time
 
     def heal(self, params: np.ndarray) -> None:
         """Forget what a step that overflowed has spoilt: with an infinite memory no rule moves again."""

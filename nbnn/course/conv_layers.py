@@ -1,0 +1,96 @@
+"""The course's layers for pictures (example, channel, row, column), as thin words over the reference kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbnn.course.layers import Cache, Params, floats, norm_gradients, normalise_batch, normalise_groups
+from nbnn.kernels import reference
+from nbnn.op import whole
+from nbnn.ops import Conv
+
+
+def inside_out(x: np.ndarray) -> np.ndarray:
+    """(example, channel, row, column) as the kernels see it: channels last."""
+    return x.transpose(0, 2, 3, 1)
+
+
+def people_view(x: np.ndarray) -> np.ndarray:
+    """The opposite, in memory of its own."""
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+def conv_node(x: np.ndarray, w: np.ndarray, conv_param: Params) -> Conv:
+    """The op with these settings. A pad of 3.0, as (7 - 1) / 2 gives, is 3."""
+    if x.ndim != 4 or w.ndim != 4 or x.shape[1] != w.shape[1]:
+        raise ValueError(
+            f"convolution wants x (N, C, H, W) and w (F, C, HH, WW) with the same C, got {x.shape} and {w.shape}"
+        )
+    stride, pad = (_whole(conv_param, key) for key in ("stride", "pad"))
+    return Conv(len(w), (w.shape[2], w.shape[3]), stride=stride, pad=pad)
+
+
+def _whole(conv_param: Params, key: str) -> int:
+    value = conv_param[key]
+    try:
+        return int(value) if float(value).is_integer() else whole(value)
+    except (ValueError, TypeError):
+        raise ValueError(f'conv_param["{key}"] must be a whole number, got {value!r}') from None
+
+
+def _padded(x: np.ndarray, pad: int) -> np.ndarray:
+    return np.pad(inside_out(x), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+
+def conv_forward_naive(x: Any, w: Any, b: Any, conv_param: Params) -> tuple[np.ndarray, Cache]:
+    """Filters w (F, C, HH, WW) over x; `conv_param` has stride and pad."""
+    x, w, b = floats(x, w, b)
+    node = conv_node(x, w, conv_param)
+    filters, height, width = node.shape(x.shape[1:])
+    out = np.empty((len(x), height, width, filters), np.result_type(x, w, b))
+    reference.conv_forward(_padded(x, node.pad), w.transpose(2, 3, 1, 0), b, node.stride, 1, out)
+    return people_view(out), (x, w, b, conv_param)
+
+
+def conv_backward_naive(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dx, dw, db."""
+    (dout,), (x, w, b, conv_param) = floats(dout), cache
+    node, dy = conv_node(x, w, conv_param), inside_out(dout)
+    dx = np.empty(inside_out(x).shape, np.result_type(dout, w))
+    reference.conv_backward_data(dy, w.transpose(2, 3, 0, 1), node.stride, 1, node.pad, 0, dx)
+    dw, db = np.empty((1, *w.transpose(2, 3, 1, 0).shape), w.dtype), np.empty((1, *b.shape), b.dtype)
+    reference.conv_backward_weights(_padded(x, node.pad), dy, node.stride, 1, dw, db)
+    return people_view(dx), np.ascontiguousarray(dw[0].transpose(3, 2, 0, 1)), db[0]
+
+
+def spatial_batchnorm_forward(x: Any, gamma: Any, beta: Any, bn_param: Params) -> tuple[np.ndarray, Cache | None]:
+    """Batchnorm over examples and places of each channel; see `layers.batchnorm_forward`."""
+    (x,) = floats(x)
+    out, cache = normalise_batch(inside_out(x), gamma, beta, bn_param)
+    return people_view(out), cache
+
+
+def spatial_batchnorm_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dx, dgamma, dbeta."""
+    (dout,) = floats(dout)
+    dx, dgamma, dbeta = norm_gradients(inside_out(dout), cache)
+    return people_view(dx), dgamma, dbeta
+
+
+def spatial_groupnorm_forward(x: Any, gamma: Any, beta: Any, G: int, gn_param: Params) -> tuple[np.ndarray, Cache]:
+    """Each of G groups of channels of one example to mean 0 and variance 1; gamma and beta are (1, C, 1, 1)."""
+    (x,) = floats(x)
+    gamma, beta = (np.reshape(a, -1) for a in floats(gamma, beta))
+    if x.shape[1] % G:
+        raise ValueError(f"{x.shape[1]} channels do not divide into {G} groups; choose a G that divides them")
+    out, cache = normalise_groups(inside_out(x), gamma, beta, G, gn_param.get("eps", 1e-5))
+    return people_view(out), cache
+
+
+def spatial_groupnorm_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dx, and dgamma and dbeta as (1, C, 1, 1)."""
+    (dout,) = floats(dout)
+    dx, dgamma, dbeta = norm_gradients(inside_out(dout), cache)
+    return people_view(dx), dgamma.reshape(1, -1, 1, 1), dbeta.reshape(1, -1, 1, 1)

@@ -1,0 +1,354 @@
+"""The course's layers: published figures, its own gradient checks and their tolerances, its errors and habits."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import nbnn
+from nbnn.course import as_modules
+from nbnn.course.conv_layers import (
+    conv_backward_naive,
+    conv_forward_naive,
+    spatial_batchnorm_backward,
+    spatial_batchnorm_forward,
+    spatial_groupnorm_backward,
+    spatial_groupnorm_forward,
+)
+from nbnn.course.gradient_check import (
+    eval_numerical_gradient,
+    eval_numerical_gradient_array,
+    grad_check_sparse,
+    rel_error,
+)
+from nbnn.course.layer_utils import (
+    affine_batchnorm_relu_backward,
+    affine_batchnorm_relu_forward,
+    affine_relu_backward,
+    affine_relu_forward,
+    generic_backward,
+    generic_forward,
+)
+from nbnn.course.layers import (
+    affine_backward,
+    affine_forward,
+    batchnorm_backward,
+    batchnorm_backward_alt,
+    batchnorm_forward,
+    dropout_backward,
+    dropout_forward,
+    layernorm_backward,
+    layernorm_forward,
+    relu_backward,
+    relu_forward,
+    softmax_loss,
+    svm_loss,
+)
+
+ROOT = pathlib.Path(nbnn.__file__).resolve().parent.parent
+RNG = np.random.default_rng(231)
+
+
+def drawn(*shape):
+    return RNG.standard_normal(shape)
+
+
+def away_from_zero(*shape):
+    """For relu, which has a kink at 0."""
+    x = drawn(*shape)
+    return x + np.sign(x) * 0.1
+
+
+# ---- published figures
+
+
+def test_convolution_has_the_published_figures():
+    x = np.linspace(-0.1, 0.5, num=96).reshape(2, 3, 4, 4)
+    w = np.linspace(-0.2, 0.3, num=144).reshape(3, 3, 4, 4)
+    out, _ = conv_forward_naive(x, w, np.linspace(-0.1, 0.2, num=3), {"stride": 2, "pad": 1})
+    assert out.shape == (2, 3, 2, 2) and out.flags.c_contiguous
+    first, last = (
+        [[-0.08759809, -0.10987781], [-0.18387192, -0.2109216]],
+        [[2.36270298, 2.36904306], [2.38090835, 2.38247847]],
+    )
+    np.testing.assert_allclose(out[0, 0], first, atol=5e-9)
+    np.testing.assert_allclose(out[1, 2], last, atol=5e-9)
+
+
+# ---- gradients, each by differences at every place
+
+
+def batch(mode="train", **more):
+    return {"mode": mode, **more}
+
+
+LAYERS = {
+    # name: forward, backward, its array arguments, its settings, the largest relative error (the course's own)
+    "affine": (affine_forward, affine_backward, (drawn(10, 2, 3), drawn(6, 5), drawn(5)), (), 1e-8),
+    "relu": (relu_forward, relu_backward, (away_from_zero(10, 10),), (), 1e-10),
+    "batchnorm": (batchnorm_forward, batchnorm_backward, (5 * drawn(4, 5) + 12, drawn(5), drawn(5)), (batch,), 1e-7),
+    "batchnorm, alternative": (
+        batchnorm_forward,
+        batchnorm_backward_alt,
+        (5 * drawn(4, 5) + 12, drawn(5), drawn(5)),
+        (batch,),
+        1e-7,
+    ),
+    "layernorm": (layernorm_forward, layernorm_backward, (5 * drawn(4, 5) + 12, drawn(5), drawn(5)), (dict,), 1e-7),
+    "dropout": (
+        dropout_forward,
+        dropout_backward,
+        (drawn(10, 10) + 10,),
+        (lambda: {"mode": "train", "p": 0.2, "seed": 123},),
+        1e-9,
+    ),
+    "convolution": (
+        conv_forward_naive,
+        conv_backward_naive,
+        (drawn(4, 3, 5, 5), drawn(2, 3, 3, 3), drawn(2)),
+        (lambda: {"stride": 1, "pad": 1},),
+        1e-7,
+    ),
+    "convolution, stride 2, oblong": (
+        conv_forward_naive,
+        conv_backward_naive,
+        (drawn(2, 2, 6, 7), drawn(3, 2, 2, 3), drawn(3)),
+        (lambda: {"stride": 2, "pad": 1.0},),
+        1e-7,
+    ),
+    "spatial batchnorm": (
+        spatial_batchnorm_forward,
+        spatial_batchnorm_backward,
+        (5 * drawn(2, 3, 4, 5) + 12, drawn(3), drawn(3)),
+        (batch,),
+        1e-6,
+    ),
+    "affine relu": (affine_relu_forward, affine_relu_backward, (drawn(2, 3, 4), drawn(12, 10), drawn(10)), (), 1e-7),
+    "affine batchnorm relu": (
+        affine_batchnorm_relu_forward,
+        affine_batchnorm_relu_backward,
+        (drawn(5, 4), drawn(4, 3), drawn(3), drawn(3), drawn(3)),
+        (batch,),
+        1e-6,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_equal_differences(name):
+    forward, backward, arrays, settings, tolerance = LAYERS[name]
+
+    def out(*given):
+        return forward(*given, *(make() for make in settings))[0]
+
+    y, cache = forward(*arrays, *(make() for make in settings))
+    dout = np.random.default_rng(0).standard_normal(y.shape)
+    found = backward(dout, cache)
+    found = found if isinstance(found, tuple) else (found,)
+    assert len(found) == len(arrays)
+    for place, (gradient, array) in enumerate(zip(found, arrays, strict=True)):
+        assert gradient.shape == array.shape and gradient.dtype == array.dtype
+
+        def moved(changed, place=place):
+            return out(*arrays[:place], changed, *arrays[place + 1 :])
+
+        wanted = eval_numerical_gradient_array(moved, array.copy(), dout)
+        # a bias before batchnorm has no gradient: what differences show there is rounding
+        assert rel_error(wanted, gradient) < tolerance or np.abs(wanted - gradient).max() < 1e-9, place
+
+
+def test_groupnorm_s_gradients_have_the_shape_of_its_parameters():
+    x, gamma, beta = 5 * drawn(2, 6, 4, 5) + 12, drawn(1, 6, 1, 1), drawn(1, 6, 1, 1)
+    out, cache = spatial_groupnorm_forward(x, gamma, beta, 2, {})
+    groups = out.copy()
+    plain = spatial_groupnorm_forward(x, np.ones_like(gamma), np.zeros_like(beta), 2, {})[0].reshape(2, 2, -1)
+    np.testing.assert_allclose(plain.mean(axis=2), 0, atol=1e-12)
+    np.testing.assert_allclose(plain.std(axis=2), 1, atol=1e-5)
+    dout = np.random.default_rng(0).standard_normal(out.shape)
+    found = spatial_groupnorm_backward(dout, cache)
+    for place, array in enumerate((x, gamma, beta)):
+
+        def moved(changed, place=place):
+            given = [x, gamma, beta]
+            given[place] = changed
+            return spatial_groupnorm_forward(*given, 2, {})[0]
+
+        assert found[place].shape == array.shape
+        assert rel_error(eval_numerical_gradient_array(moved, array.copy(), dout), found[place]) < 1e-6
+    np.testing.assert_array_equal(out, groups)
+    with pytest.raises(ValueError, match="6 channels do not divide into 4 groups"):
+        spatial_groupnorm_forward(x, gamma, beta, 4, {})
+
+
+@pytest.mark.parametrize("loss", [svm_loss, softmax_loss])
+def test_losses_and_their_gradients(loss):
+    x, y = 0.001 * drawn(50, 10), RNG.integers(0, 10, 50)
+    value, dx = loss(x, y)
+    assert abs(value - {svm_loss: 9, softmax_loss: np.log(10)}[loss]) < 0.02  # as the course says of the first loss
+    assert rel_error(eval_numerical_gradient(lambda x: loss(x, y)[0], x, verbose=False), dx) < 1e-6
+    far = np.array([[0.0, 2000.0], [-3000.0, 0.0]])
+    assert np.isfinite(loss(far, [0, 0])[0])
+    for wrong, said in (
+        ([0], "y must be 2 whole numbers"),
+        ([0.0, 1.0], "whole numbers"),
+        ([0, 2], "0 ... 1, got 0 ... 2"),
+    ):
+        with pytest.raises(ValueError, match=said.replace(".", r"\.")):
+            loss(far, wrong)
+
+
+# ---- what batchnorm and dropout leave behind
+
+
+def test_batchnorm_s_running_figures_start_at_zero_and_are_left_in_its_settings():
+    x, param = drawn(200, 3) * 2 + 5, batch(momentum=0.5)
+    batchnorm_forward(x, np.ones(3), np.zeros(3), param)
+    np.testing.assert_allclose(param["running_mean"], x.mean(axis=0) / 2)
+    np.testing.assert_allclose(param["running_var"], x.var(axis=0) / 2)
+    for _ in range(50):
+        batchnorm_forward(x, np.ones(3), np.zeros(3), param)
+    param["mode"] = "test"
+    out, _ = batchnorm_forward(x, np.full(3, 2.0), np.full(3, 7.0), param)
+    np.testing.assert_allclose(out.mean(axis=0), 7, atol=1e-10)
+    np.testing.assert_allclose(out.std(axis=0), 2, atol=1e-4)
+    kept = np.zeros(3)
+    batchnorm_forward(x, np.ones(3), np.zeros(3), batch(running_mean=kept))
+    assert not kept.any()  # somebody else's array
+
+
+def test_spatial_batchnorm_is_batchnorm_over_all_places():
+    x, gamma, beta = drawn(3, 4, 5, 6), drawn(4), drawn(4)
+    one, other = batch(), batch()
+    out, _ = spatial_batchnorm_forward(x, gamma, beta, one)
+    flat, _ = batchnorm_forward(x.transpose(0, 2, 3, 1).reshape(-1, 4), gamma, beta, other)
+    np.testing.assert_allclose(out, flat.reshape(3, 5, 6, 4).transpose(0, 3, 1, 2), atol=1e-12)
+    for key in ("running_mean", "running_var"):
+        np.testing.assert_allclose(one[key], other[key])
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: batchnorm_forward(drawn(2, 3), np.ones(3), np.zeros(3), batch("x")),
+            'Invalid forward batchnorm mode "x"',
+        ),
+        (lambda: dropout_forward(drawn(2), {"mode": "x", "p": 1}), 'Invalid forward dropout mode "x"'),
+        (
+            lambda: dropout_forward(drawn(2), {"mode": "train", "p": 1, "p_means": "lose"}),
+            'dropout_param["p_means"] must be "keep" or "drop", got \'lose\'',
+        ),
+        (
+            lambda: conv_forward_naive(drawn(1, 2, 5, 5), drawn(1, 2, 3, 3), drawn(1), {"stride": 1, "pad": 0.5}),
+            'conv_param["pad"] must be a whole number, got 0.5',
+        ),
+        (
+            lambda: conv_forward_naive(drawn(1, 2, 5, 5), drawn(1, 3, 3, 3), drawn(1), {"stride": 1, "pad": 0}),
+            "convolution wants x (N, C, H, W) and w (F, C, HH, WW) with the same C, got (1, 2, 5, 5) and (1, 3, 3, 3)",
+        ),
+        (
+            lambda: conv_forward_naive(drawn(1, 2, 5, 5), drawn(1, 2, 7, 7), drawn(1), {"stride": 1, "pad": 0}),
+            "Conv: a 7x7 window does not fit its 5x5 input; pad it by at least 1 or make the window smaller",
+        ),
+    ],
+)
+def test_wrong_settings_get_a_sentence(call, sentence):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(("meaning", "kept"), [("keep", 0.25), ("drop", 0.75)])
+def test_dropout_keeps_its_share_and_the_mean(meaning, kept):
+    x = np.ones((300, 300), np.float32)
+    out, cache = dropout_forward(x, {"mode": "train", "p": 0.25, "p_means": meaning})
+    assert abs((out != 0).mean() - kept) < 0.01 and abs(out.mean() - 1) < 0.03 and out.dtype == x.dtype
+    np.testing.assert_array_equal(dropout_backward(x, cache), out)
+    same, cache = dropout_forward(x, {"mode": "test", "p": 0.25})
+    np.testing.assert_array_equal(same, x)
+    np.testing.assert_array_equal(dropout_backward(x, cache), x)
+
+
+def test_dropout_with_a_seed_draws_numpy_s_legacy_numbers():
+    x = np.ones((4, 5))
+    out, _ = dropout_forward(x, {"mode": "train", "p": 0.5, "seed": 123})
+    np.testing.assert_array_equal(out != 0, np.random.RandomState(123).rand(4, 5) < 0.5)
+
+
+# ---- habits
+
+
+def test_lists_whole_numbers_and_float32_are_taken():
+    out, _ = affine_forward([[1, 2]], [[1, 0], [0, 1]], [1, 1])
+    np.testing.assert_array_equal(out, [[2, 3]])
+    single = [a.astype(np.float32) for a in (drawn(3, 2, 5, 5), drawn(4, 2, 3, 3), drawn(4))]
+    out, cache = conv_forward_naive(*single, {"stride": 1, "pad": (3 - 1) / 2})
+    assert out.dtype == np.float32 and {g.dtype for g in conv_backward_naive(out, cache)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_cache_serves_twice_and_nothing_given_is_changed(name):
+    forward, backward, arrays, settings, _ = LAYERS[name]
+    before = [a.copy() for a in arrays]
+    out, cache = forward(*arrays, *(make() for make in settings))
+    dout = np.ones_like(out)
+    one, two = backward(dout, cache), backward(dout, cache)
+    for a, b in zip(one if isinstance(one, tuple) else [one], two if isinstance(two, tuple) else [two], strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_last_layer_of_a_net_is_an_affine_alone():
+    x, w, b = drawn(3, 4), drawn(4, 2), drawn(2)
+    out, cache = generic_forward(x, w, b, last=True)
+    np.testing.assert_array_equal(out, affine_forward(x, w, b)[0])
+    *_, dgamma, dbeta = generic_backward(out, cache)
+    assert dgamma is None and dbeta is None
+    normed, cache = generic_forward(x, w, b, np.ones(2), np.zeros(2), {}, {"mode": "train", "p": 0.5, "seed": 1})
+    np.testing.assert_allclose(normed[normed > 0], 2, atol=1e-4)  # layernorm of two numbers is 1 and -1
+    assert len(generic_backward(normed, cache)) == 5
+
+
+# ---- gradient checks themselves
+
+
+def test_numerical_gradients_print_and_can_fail(capsys):
+    x = np.array([[1.0, -2.0]])
+    gradient = eval_numerical_gradient(lambda x: (x**2).sum(), x)
+    np.testing.assert_allclose(gradient, 2 * x, atol=1e-9)
+    assert capsys.readouterr().out.startswith("(0, 0) 2.0")
+    grad_check_sparse(lambda x: (x**2).sum(), x, 2.1 * x, num_checks=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(float(line.split()[-1]) > 0.02 for line in lines)
+    assert lines[0].startswith("numerical: ") and ", relative error: " in lines[0]
+    np.testing.assert_array_equal(x, [[1.0, -2.0]])
+    assert rel_error([1.0, 1.001], [1.0, 1.0]) > 4e-4 and rel_error(0.0, 0.0) == 0 and np.isnan(rel_error(np.nan, 1.0))
+
+
+# ---- under the course's own names
+
+
+def test_course_imports_work_under_the_course_s_names():
+    program = (
+        "import nbnn.course; nbnn.course.as_modules('cs231n', 'nndl')\n"
+        "from cs231n.layers import *\n"
+        "from nndl.layers import affine_forward as other\n"
+        "import nndl.optim, cs231n.gradient_check\n"
+        "from cs231n import layer_utils\n"
+        "assert affine_forward is other and layer_utils.affine_relu_forward and callable(nndl.optim.adam)\n"
+        "print(softmax_loss([[0.0, 0.0]], [1])[0])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+    assert found.stdout.strip()[:8] == "0.693147", found.stderr
+
+
+def test_names_that_are_taken_are_not_replaced():
+    with pytest.raises(ImportError, match="json is imported already"):
+        as_modules("json")
+    with pytest.raises(ValueError, match="names of packages"):
+        as_modules("cs231n.layers")

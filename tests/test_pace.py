@@ -1,0 +1,76 @@
+"""All threads or one, whichever is faster at the moment; and no bit depends on it."""
+
+import numpy as np
+import pytest
+
+import nbnn
+from nbnn import Affine, Dropout, Graph, ReLU
+from nbnn.pace import LONG, PIECE, TRIES, Pace
+
+
+def work(pace, speeds, pieces, threads=2):
+    """Do pieces of work at these seconds a step, by the number of threads; how many pieces each number got."""
+    got = dict.fromkeys(speeds, 0)
+    for _ in range(pieces):
+        chosen, steps = pace.plan(threads, 10**6)
+        pace.learn(chosen, steps, steps * speeds[chosen])
+        got[chosen] += 1
+    return got
+
+
+@pytest.mark.parametrize(("speeds", "better"), [({2: 1e-4, 1: 2e-4}, 2), ({2: 2e-4, 1: 1e-4}, 1)])
+def test_the_faster_number_does_nearly_all(speeds, better):
+    got = work(Pace(), speeds, 10 * TRIES)
+    assert got[better] > 9 * TRIES and got[3 - better] > 5  # the other is still tried
+
+
+def test_a_change_is_noticed_in_both_directions():
+    pace = Pace()
+    work(pace, {2: 1e-4, 1: 2e-4}, 3 * TRIES)
+    assert work(pace, {2: 4e-4, 1: 2e-4}, 3 * TRIES)[1] > 2 * TRIES
+    assert work(pace, {2: 1e-4, 1: 2e-4}, 6 * TRIES)[2] > 3 * TRIES
+
+
+def test_one_disturbed_piece_changes_nothing():
+    pace = Pace()
+    work(pace, {2: 1e-4, 1: 2e-4}, TRIES + 3)
+    pace.learn(2, 10, 1.0)
+    assert pace.plan(2, 100)[0] == 2
+
+
+def test_long_steps_take_all_threads_and_are_not_cut():
+    pace = Pace()
+    assert pace.plan(8, 100) == (8, 1)
+    pace.learn(8, 1, 2 * LONG)
+    assert pace.plan(8, 100) == (8, 100)
+    assert Pace().plan(1, 100) == (1, 100)
+
+
+def test_short_steps_go_in_pieces():
+    pace = Pace()
+    work(pace, {2: 1e-3, 1: 2e-3}, 2)
+    assert pace.plan(2, 3)[1] <= 3
+    pace.learn(2, 1, 1e-3)
+    assert pace.plan(2, 10**6) == (2, round(PIECE / 1e-3))
+
+
+def test_steps_in_pieces_are_the_steps_one_by_one():
+    """Losses, weights and the generator of dropout go on where the piece before ended."""
+    graph = Graph([Affine(16), ReLU(), Dropout(0.5), Affine(3)], input=(8,), loss="softmax")
+    r = np.random.default_rng(0)
+    x, y, rows = r.standard_normal((64, 8), np.float32), r.integers(0, 3, 64), r.integers(0, 64, (300, 16))
+
+    def trained(pieces):
+        model = nbnn.compile(graph, seed=0)
+        losses = np.concatenate([model.train_steps(x, y, indices=part) for part in np.array_split(rows, pieces)])
+        return losses.tobytes(), [v.tobytes() for v in model.params.values()]
+
+    assert trained(1) == trained(300) == trained(7)
+
+
+def test_a_loss_that_is_not_finite_ends_all_pieces():
+    graph = Graph([Affine(3)], input=(4,), loss="softmax")
+    x, y = np.full((8, 4), 1e30, np.float32), np.zeros(8, int)
+    model = nbnn.compile(graph, seed=0)
+    with pytest.raises((FloatingPointError, ValueError)):
+        model.train_steps(x, y, indices=np.tile(np.arange(8), (2000, 1)), optim_config={"learning_rate": 1e30})
