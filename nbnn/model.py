@@ -400,14 +400,14 @@ class Model:
         losses, taken = np.zeros(len(rows)), 0
         with self._lock:
             while taken < len(rows):
-                threads, steps = self._pace.plan(self._step.threads(), len(rows) - taken)
+                threads, steps = self._pace.plan(self._step.threads(), len(rows) - taken, rows.shape[1])
                 part = slice(taken, taken + steps)
                 arguments = self._train_arguments(memory, x, given, rows[part], rates[part], losses[part], reg, clip)
                 arguments = (arguments[0], threads, *arguments[2:])
                 self._step.compile("train", arguments)
                 begun = time.perf_counter()
                 done = int(self._step("train", *arguments))
-                self._pace.learn(threads, steps, time.perf_counter() - begun)
+                self._pace.learn(threads, steps * rows.shape[1], time.perf_counter() - begun)
                 taken += done
                 self.steps_taken += done
                 if done < steps:

@@ -10,42 +10,44 @@ from __future__ import annotations
 
 from collections import deque
 
-LONG = 5e-3  # seconds; a longer step always takes all threads
+LONG = 5e-3  # seconds; one thread is tried for longer steps only where all of them have become slow
 PIECE = 2e-2  # seconds that shorter steps are timed together; a piece begins with some 50 microseconds of Python
-TRIES = 32  # pieces from one try of the slower number to the next
+TRIES = 32  # pieces at least from one try of the other number to the next
+SLOW = 1.5  # times what steps took at best
 KEPT = 3  # pieces of which the best counts, so that one that was disturbed changes nothing
 
 
 class Pace:
-    """What is known of one model's steps."""
+    """What is known of one model's steps. Seconds are those of one example."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, deque[float]] = {}  # of a step in the last pieces, by the number of threads
-        self._pieces = 0
+        self._last: dict[int, deque[float]] = {}  # pieces, by the number of threads
+        self._best: dict[int, float] = {}
+        self._since = TRIES  # pieces since the last try
 
-    def plan(self, threads: int, left: int) -> tuple[int, int]:
+    def plan(self, threads: int, left: int, batch: int) -> tuple[int, int]:
         """How many threads of those that there are the next piece takes, and how many of the steps that are left."""
         if threads == 1:
             return 1, left
-        if threads not in self._seconds:
+        if threads not in self._last:
             return threads, 1
-        together = self._step(threads)
-        if together >= LONG:
-            return threads, left
-        if 1 not in self._seconds:
-            return 1, min(left, _piece(together))
-        faster, slower = sorted((threads, 1), key=self._step)
-        chosen = slower if self._pieces % TRIES == 0 else faster
-        return chosen, min(left, _piece(self._step(chosen)))
+        together = self._now(threads)
+        one = self._now(1) if 1 in self._last else float("inf")
+        usual, other = (threads, 1) if together <= one else (1, threads)
+        unknown = 1 not in self._last and together * batch < LONG
+        doubtful = usual == 1 or together > SLOW * self._best[threads]
+        if unknown or (doubtful and self._since >= TRIES):
+            self._since = 0
+            usual = other
+        step = self._now(usual if usual in self._last else threads) * batch
+        return usual, min(left, max(1, round(PIECE / step)))
 
-    def learn(self, threads: int, steps: int, seconds: float) -> None:
-        """A piece of so many steps took so long."""
-        self._seconds.setdefault(threads, deque(maxlen=KEPT)).append(seconds / steps)
-        self._pieces += 1
+    def learn(self, threads: int, examples: int, seconds: float) -> None:
+        """A piece of so many examples took so long."""
+        each = seconds / examples
+        self._last.setdefault(threads, deque(maxlen=KEPT)).append(each)
+        self._best[threads] = min(self._best.get(threads, each), each)
+        self._since += 1
 
-    def _step(self, threads: int) -> float:
-        return min(self._seconds[threads])
-
-
-def _piece(step: float) -> int:
-    return max(1, round(PIECE / step))
+    def _now(self, threads: int) -> float:
+        return min(self._last[threads])

@@ -5,53 +5,63 @@ import pytest
 
 import nbnn
 from nbnn import Affine, Dropout, Graph, ReLU
-from nbnn.pace import LONG, PIECE, TRIES, Pace
+from nbnn.pace import PIECE, TRIES, Pace
 
 
-def work(pace, speeds, pieces, threads=2):
+def work(pace, speeds, pieces, threads=2, batch=10):
     """Do pieces of work at these seconds a step, by the number of threads; how many pieces each number got."""
     got = dict.fromkeys(speeds, 0)
     for _ in range(pieces):
-        chosen, steps = pace.plan(threads, 10**6)
-        pace.learn(chosen, steps, steps * speeds[chosen])
+        chosen, steps = pace.plan(threads, 10**6, batch)
+        pace.learn(chosen, steps * batch, steps * speeds[chosen])
         got[chosen] += 1
     return got
 
 
 @pytest.mark.parametrize(("speeds", "better"), [({2: 1e-4, 1: 2e-4}, 2), ({2: 2e-4, 1: 1e-4}, 1)])
 def test_the_faster_number_does_nearly_all(speeds, better):
-    got = work(Pace(), speeds, 10 * TRIES)
-    assert got[better] > 9 * TRIES and got[3 - better] > 5  # the other is still tried
+    assert work(Pace(), speeds, 10 * TRIES)[better] > 9 * TRIES
 
 
 def test_a_change_is_noticed_in_both_directions():
     pace = Pace()
     work(pace, {2: 1e-4, 1: 2e-4}, 3 * TRIES)
-    assert work(pace, {2: 4e-4, 1: 2e-4}, 3 * TRIES)[1] > 2 * TRIES
-    assert work(pace, {2: 1e-4, 1: 2e-4}, 6 * TRIES)[2] > 3 * TRIES
+    assert work(pace, {2: 4e-4, 1: 2e-4}, TRIES)[1] > TRIES - 10
+    assert work(pace, {2: 1e-4, 1: 2e-4}, 3 * TRIES)[2] > TRIES
+
+
+def test_long_steps_try_one_thread_only_when_they_have_become_slow():
+    pace = Pace()
+    assert work(pace, {2: 0.06, 1: 0.12}, 5 * TRIES)[1] == 0
+    assert work(pace, {2: 0.07, 1: 0.12}, 5 * TRIES)[1] == 0
+    assert work(pace, {2: 0.5, 1: 0.12}, TRIES)[1] > TRIES - 10
+
+
+def test_where_one_thread_is_no_better_it_is_tried_seldom():
+    pace = Pace()
+    work(pace, {2: 0.06, 1: 0.12}, TRIES)
+    assert 1 <= work(pace, {2: 0.2, 1: 0.4}, 10 * TRIES)[1] <= 10
 
 
 def test_one_disturbed_piece_changes_nothing():
     pace = Pace()
     work(pace, {2: 1e-4, 1: 2e-4}, TRIES + 3)
     pace.learn(2, 10, 1.0)
-    assert pace.plan(2, 100)[0] == 2
+    assert pace.plan(2, 100, 10)[0] == 2
 
 
-def test_long_steps_take_all_threads_and_are_not_cut():
+def test_a_larger_batch_is_not_a_slower_machine():
     pace = Pace()
-    assert pace.plan(8, 100) == (8, 1)
-    pace.learn(8, 1, 2 * LONG)
-    assert pace.plan(8, 100) == (8, 100)
-    assert Pace().plan(1, 100) == (1, 100)
+    work(pace, {2: 1e-2, 1: 2e-2}, TRIES, batch=10)
+    assert work(pace, {2: 1e-1, 1: 2e-1}, TRIES, batch=100)[1] == 0
 
 
-def test_short_steps_go_in_pieces():
+def test_one_thread_is_one_piece_and_pieces_have_their_length():
+    assert Pace().plan(1, 100, 5) == (1, 100)
     pace = Pace()
-    work(pace, {2: 1e-3, 1: 2e-3}, 2)
-    assert pace.plan(2, 3)[1] <= 3
-    pace.learn(2, 1, 1e-3)
-    assert pace.plan(2, 10**6) == (2, round(PIECE / 1e-3))
+    assert pace.plan(8, 100, 5) == (8, 1)
+    work(pace, {2: 1e-3, 1: 2e-3}, 5)
+    assert pace.plan(2, 10**6, 10) == (2, round(PIECE / 1e-3)) and pace.plan(2, 3, 10) == (2, 3)
 
 
 def test_steps_in_pieces_are_the_steps_one_by_one():
