@@ -12,7 +12,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import threading
 
 from llvmlite import binding
 
@@ -23,13 +22,12 @@ SHARE = 8  # bodies for which a helper is worth the second that it takes to star
 _cells: dict = {}
 _waiting: list = []
 _helpers: list = []
-_one_at_a_time = threading.RLock()
 
 
 def cell_of(kernel, dtype):
     """The name of the cell of a body, by which LLVM finds it."""
     name = f"nbnn.{kernel.name}.{dtype}"
-    with _one_at_a_time:
+    with cache.one_at_a_time():
         if name not in _cells:
             _cells[name] = ctypes.c_void_p()
             binding.add_symbol(name, ctypes.addressof(_cells[name]))
@@ -43,7 +41,8 @@ def _hardest_first(bodies):
 
 def send_for_help():
     """Start helpers for the bodies that are waited for and not on disk: one for every `SHARE`, as far as cores go."""
-    missing = [one for one in _waiting if not cache.is_kept(f"{one[0].name}.{one[1]}")]
+    with cache.one_at_a_time():
+        missing = [one for one in _waiting if not cache.is_kept(f"{one[0].name}.{one[1]}")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = min(cores - 1, len(missing) // SHARE) if sys.executable else 0
     words = [f"{kernel.name}.{dtype}" for kernel, dtype in _hardest_first(missing)]
@@ -80,7 +79,7 @@ def help_with(words):
 
 def supply():
     """Fill the cells of all bodies that are waited for."""
-    with _one_at_a_time:
+    with cache.one_at_a_time():
         later = [one for one in _hardest_first(_waiting) if one[0].body(one[1], wait=False) is None]
         for kernel, dtype in later:
             kernel.body(dtype)

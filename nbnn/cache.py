@@ -103,6 +103,11 @@ def _in_process(process: int) -> threading.RLock:  # a forked child must not use
     return threading.RLock()
 
 
+def one_at_a_time() -> threading.RLock:
+    """The lock of this process for all that compiles. There is one, so no two threads can wait for each other."""
+    return _in_process(os.getpid())
+
+
 @functools.cache
 def _lock(process: int, name: str) -> Any:
     import filelock
@@ -124,7 +129,7 @@ def numba_folder(name: str, *, wait: bool = True) -> Iterator[None]:
     from numba.core import config as numba_config
 
     config: Any = numba_config  # its names are made when it is imported
-    with _in_process(os.getpid()):
+    with one_at_a_time():
         lock = _lock(os.getpid(), name)
         try:
             lock.acquire(blocking=wait)

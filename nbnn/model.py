@@ -132,12 +132,14 @@ class Model:
                 if self.graph.loss.classifies
                 else np.zeros((1, *self.graph.output_shape), self.dtype)
             )
-            self._step.compile("gradients", self._gradient_arguments(x, given, np.arange(1), 1, np.zeros(1)))
+            self._step.compile("gradients", self._gradient_arguments(1, x, given, np.arange(1), 1, np.zeros(1)))
             memory = rules.Memory()
             memory.use("sgd", None, self._params)
             self._step.compile(
                 "train",
-                self._train_arguments(memory, x, given, np.zeros((1, 1), np.int64), np.zeros(1), np.zeros(1), 0.0, 0.0),
+                self._train_arguments(
+                    1, memory, x, given, np.zeros((1, 1), np.int64), np.zeros(1), np.zeros(1), 0.0, 0.0
+                ),
             )
 
     def loss(self, X: Any, y: Any = None, *, reg: float = 0.0) -> Any:
@@ -349,10 +351,11 @@ class Model:
     def gradient_arguments(self, X: Any, y: Any) -> tuple:
         """What the compiled `gradients` takes for X as one minibatch, checked."""
         x = inputs.examples(X, self.graph)
-        return self._gradient_arguments(x, self._targets(y, len(x)), np.arange(len(x)), len(x), np.zeros(1))
+        rows, threads = np.arange(len(x)), self._step.threads()
+        return self._gradient_arguments(threads, x, self._targets(y, len(x)), rows, len(x), np.zeros(1))
 
     def _gradient_arguments(
-        self, x: np.ndarray, given: np.ndarray, rows: np.ndarray, batch: int, out: np.ndarray
+        self, threads: int, x: np.ndarray, given: np.ndarray, rows: np.ndarray, batch: int, out: np.ndarray
     ) -> tuple:
         self._make_room(batch)
         if self._needed_loss().classifies:
@@ -360,7 +363,7 @@ class Model:
         else:
             targets = (self._labels[:0], self._labels[:batch], *self._step.data(given))
         return (
-            self._step.threads(),
+            threads,
             batch,
             self._capacity,
             *self._step.data(x),
@@ -380,7 +383,8 @@ class Model:
 
     def _gradients(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray) -> float:
         out = np.zeros(1)
-        self._step("gradients", *self._gradient_arguments(x, given, rows, len(rows), out))
+        threads = self._step.threads()
+        self._step("gradients", *self._gradient_arguments(threads, x, given, rows, len(rows), out))
         if not np.isfinite(out[0]):
             raise self._explain(x, f"the loss is {out[0]}", 0, given)
         return float(out[0])
@@ -402,8 +406,9 @@ class Model:
             while taken < len(rows):
                 threads, steps = self._pace.plan(self._step.threads(), len(rows) - taken, rows.shape[1])
                 part = slice(taken, taken + steps)
-                arguments = self._train_arguments(memory, x, given, rows[part], rates[part], losses[part], reg, clip)
-                arguments = (arguments[0], threads, *arguments[2:])
+                arguments = self._train_arguments(
+                    threads, memory, x, given, rows[part], rates[part], losses[part], reg, clip
+                )
                 self._step.compile("train", arguments)
                 begun = time.perf_counter()
                 done = int(self._step("train", *arguments))
@@ -416,6 +421,7 @@ class Model:
 
     def _train_arguments(
         self,
+        threads: int,
         memory: rules.Memory,
         x: np.ndarray,
         given: np.ndarray,
@@ -426,7 +432,7 @@ class Model:
         clip: float,
     ) -> tuple:
         sums = np.zeros(-(-len(self._params) // BLOCK))
-        gradients = self._gradient_arguments(x, given, rows.reshape(-1), rows.shape[1], out)
+        gradients = self._gradient_arguments(threads, x, given, rows.reshape(-1), rows.shape[1], out)
         rule = memory.code, memory.settings, np.asarray(rates, np.float64)
         return (len(rows), *gradients, *rule, float(reg), float(clip), memory.m, memory.v, sums)
 

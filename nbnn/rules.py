@@ -55,9 +55,10 @@ def config_of(rule: str, given: dict[str, Any] | None) -> dict[str, float]:
     return config
 
 
-def settings_of(rule: str, config: Mapping[str, float]) -> np.ndarray:
-    """The settings of a rule where its kernel looks for them."""
+def settings_of(rule: str, config: Mapping[str, float], time: float = 0.0) -> np.ndarray:
+    """The settings of a rule where its kernel looks for them, and the steps taken."""
     settings = np.zeros(SETTINGS)
+    settings[TIME] = time
     for key in DEFAULTS[rule]:
         settings[_PLACES[key]] = config[key]
     return settings
@@ -85,9 +86,7 @@ class Memory:
         self.config = config_of(rule, config)
         if rule != self.rule or self.v.shape != params.shape:
             self.start(rule, params)
-        time = self.settings[TIME]
-        self.settings[:] = settings_of(rule, self.config)
-        self.settings[TIME] = time
+        self.settings = settings_of(rule, self.config, self.settings[TIME])
 
     def heal(self, params: np.ndarray) -> None:
         """Forget what a step that overflowed has spoilt: with an infinite memory no rule moves again."""

@@ -105,3 +105,18 @@ def test_numba_s_settings_are_as_before_when_a_block_ends():
         assert pathlib.Path(config.CACHE_DIR).parent == cache.folder(cache.fingerprint())
         assert config.OPT == cache.OPTIMISATION
     assert before == (config.CACHE_DIR, config.OPT)
+
+
+def test_two_threads_that_compile_two_nets_do_not_wait_for_each_other(tmp_path):
+    """One imports a step, which asks for cells, while the other fills cells."""
+    code = """
+        import threading
+        os.sched_getaffinity = lambda process: {0, 1}
+        def work(units):
+            graph = Graph([Affine(units), BatchNorm(), Affine(3)], input=(8,), loss="softmax")
+            print(float(nbnn.compile(graph, seed=0).train_steps(x, y)[0]) > 0)
+        threads = [threading.Thread(target=work, args=(units,), daemon=True) for units in (4, 5, 6)]
+        [thread.start() for thread in threads]
+        [thread.join(120) for thread in threads]
+    """
+    assert run(code, tmp_path) == ["True"] * 3

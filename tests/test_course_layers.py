@@ -243,7 +243,7 @@ def test_spatial_batchnorm_is_batchnorm_over_all_places():
         ),
         (
             lambda: conv_forward_naive(drawn(1, 2, 5, 5), drawn(1, 2, 3, 3), drawn(1), {"stride": 1, "pad": 0.5}),
-            'conv_param["pad"] must be a whole number, got 0.5',
+            "Conv: pad must be a whole number of at least 0, got 0.5",
         ),
         (
             lambda: conv_forward_naive(drawn(1, 2, 5, 5), drawn(1, 3, 3, 3), drawn(1), {"stride": 1, "pad": 0}),

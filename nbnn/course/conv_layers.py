@@ -8,7 +8,6 @@ import numpy as np
 
 from nbnn.course.layers import Cache, Params, floats, norm_gradients, normalise_batch, normalise_groups
 from nbnn.kernels import reference
-from nbnn.op import whole
 from nbnn.ops import Conv
 
 
@@ -28,16 +27,7 @@ def conv_node(x: np.ndarray, w: np.ndarray, conv_param: Params) -> Conv:
         raise ValueError(
             f"convolution wants x (N, C, H, W) and w (F, C, HH, WW) with the same C, got {x.shape} and {w.shape}"
         )
-    stride, pad = (_whole(conv_param, key) for key in ("stride", "pad"))
-    return Conv(len(w), (w.shape[2], w.shape[3]), stride=stride, pad=pad)
-
-
-def _whole(conv_param: Params, key: str) -> int:
-    value = conv_param[key]
-    try:
-        return int(value) if float(value).is_integer() else whole(value)
-    except (ValueError, TypeError):
-        raise ValueError(f'conv_param["{key}"] must be a whole number, got {value!r}') from None
+    return Conv(len(w), (w.shape[2], w.shape[3]), stride=conv_param["stride"], pad=conv_param["pad"])
 
 
 def _padded(x: np.ndarray, pad: int) -> np.ndarray:

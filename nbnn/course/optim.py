@@ -12,7 +12,7 @@ import numpy as np
 
 from nbnn.course.layers import floats
 from nbnn.kernels import reference
-from nbnn.kernels.constants import RULES, TIME
+from nbnn.kernels.constants import RULES
 from nbnn.rules import DEFAULTS, settings_of
 
 Config = dict[str, Any]
@@ -24,10 +24,9 @@ def _step(rule: str, w: Any, dw: Any, config: Config | None, *memory: str) -> tu
     config = {} if config is None else config
     for key, value in DEFAULTS[rule].items():
         config.setdefault(key, value)
-    settings = settings_of(rule, config)
     if "t" in config:
         config["t"] += 1
-        settings[TIME] = config["t"]
+    settings = settings_of(rule, config, config.get("t", 0))
     kept = [np.array(config[key] if key in config else np.zeros_like(w), dtype=w.dtype) for key in memory]
     m, v = (kept * 2)[:2] if kept else (w, w)
     next_w = w.copy()
