@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nbnn.graph import INPUT
 from nbnn.launches import name_of
@@ -59,18 +59,12 @@ def plan_buffers(net: Lowered) -> Lowered:
         array, (_, kind) = net.arrays[name], net.owners[name]
         if kind == "scratch" and name not in used:
             continue
-        halo, per = halos[roots[name]], {"n": "cap", "workers": "threads"}.get(array.memory[0], "")
-        arena = ARENAS.get(kind, {"cap": "acts", "threads": "space"}.get(per, "work"))
-        strides = _strides(net, array, halo, dense=name == INPUT and _dense(net))
-        slots = 0
-        if array.memory[0] == "slots":
-            slots = max(min(4, array.slots), min(array.slots, SLOT_BYTES // (strides[0] * itemsize(net.dtype))))
-        first = slots or (1 if per else array.memory[0])
-        size = strides[0] * first if len(strides) > 1 else row_room(net, array.memory[0])
-        start = spaces[name] if arena == "space" else sizes[arena]
-        buffers[name] = Buffer(arena, start, array.memory, strides, size, halo, per, slots, array.share)
+        buffer = layout(net, array, halos[roots[name]], dense=name == INPUT and _dense(net))
+        arena = ARENAS.get(kind, {"cap": "acts", "threads": "space"}.get(buffer.per, "work"))
+        buffer = replace(buffer, arena=arena, start=spaces[name] if arena == "space" else sizes[arena])
+        buffers[name] = buffer
         if arena == "space" or roots[name] not in sharing.lives:
-            sizes[arena] = max(sizes[arena], _up(start + size, 16))
+            sizes[arena] = max(sizes[arena], _up(buffer.start + buffer.size, 16))
         if kind == "params" and array.decay:
             decayed = sizes[arena]
     for arena in ("acts", "work"):
@@ -87,6 +81,61 @@ def plan_buffers(net: Lowered) -> Lowered:
         sharing=sharing,
         decayed=decayed,
     )
+
+
+class Registers(Protocol):
+    """For which registers arrays are laid out: the lanes of one, and what is in them."""
+
+    @property
+    def lanes(self) -> int: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+
+def layout(net: Registers, array: Array, halo: int = 0, *, dense: bool = False) -> Buffer:
+    """The array at the beginning of an arena that is still to be named."""
+    strides = _strides(net, array, halo, dense)
+    per = {"n": "cap", "workers": "threads"}.get(array.memory[0], "")
+    slots = 0
+    if array.memory[0] == "slots":
+        slots = max(min(4, array.slots), min(array.slots, SLOT_BYTES // (strides[0] * itemsize(net.dtype))))
+    first = slots or (1 if per else array.memory[0])
+    size = strides[0] * first if len(strides) > 1 else row_room(net, array.memory[0])
+    return Buffer("", 0, array.memory, strides, size, halo, per, slots, array.share)
+
+
+def seen(buffer: Buffer, form: Form) -> tuple[tuple, tuple[int, ...], int]:
+    """How a form sees a buffer: its shape, its strides, and how far from the buffer's start it begins."""
+    shape, strides, offset = tuple(buffer.shape), buffer.strides, 0
+    if len(shape) == 4:
+        offset = buffer.halo * (strides[1] + strides[2])
+    kind, settings = form.kind, form.settings
+    if kind == "padded":
+        pad = settings[0]
+        offset -= pad * (strides[1] + strides[2])
+        shape = (shape[0], shape[1] + 2 * pad, shape[2] + 2 * pad, shape[3])
+    elif kind == "rows":
+        shape, strides = (shape[0], shape[3]), (strides[0], 1)
+    elif kind == "channels":
+        offset += settings[0]
+        shape = (*shape[:3], settings[1])
+    elif kind == "flat":
+        shape, strides = (("slots", strides[0]), (strides[0], 1)) if buffer.slots else ((buffer.size,), (1,))
+    elif kind == "every":
+        shape, strides = ("n", *shape), (0, 1)
+    elif kind == "cells":
+        shape, strides = (shape[0] * shape[1], *shape[2:]), strides[1:]
+    elif kind == "flipped":
+        offset += (shape[0] - 1) * strides[0] + (shape[1] - 1) * strides[1]
+        strides = (-strides[0], -strides[1], *strides[2:])
+    elif kind == "matrix":
+        shape, strides = (1, shape[0] * shape[1] * shape[2], shape[3]), (0, strides[2], 1)
+    elif kind == "planes":
+        shape, strides = (shape[0], shape[3], *shape[1:3]), (strides[0], 1, *strides[1:3])
+    elif kind == "places":
+        shape, strides = (shape[1], shape[2], shape[0], shape[3]), (strides[1], strides[2], strides[0], 1)
+    return shape, strides, offset
 
 
 def _sharing(net: Lowered) -> Sharing:
@@ -135,7 +184,7 @@ def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def row_room(net: Lowered, columns: int) -> int:
+def row_room(net: Registers, columns: int) -> int:
     """The elements from one row of `columns` numbers to the next: whole registers, and one more where rows would be a
     multiple of 1 KiB apart: such rows fall into the same few cache sets (measured: the multiply loses up to half of its
     speed)."""
@@ -145,7 +194,7 @@ def row_room(net: Lowered, columns: int) -> int:
     return room + net.lanes if room * itemsize(net.dtype) % 1024 == 0 else room
 
 
-def _strides(net: Lowered, array: Array, halo: int, dense: bool) -> tuple[int, ...]:
+def _strides(net: Registers, array: Array, halo: int, dense: bool) -> tuple[int, ...]:
     memory = array.memory
     sides = list(memory)
     if len(memory) == 4 and memory[0] == "n":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
-from nbnn.buffers import Buffer
+from nbnn.buffers import Buffer, seen
 from nbnn.kernels.constants import BLOCK, RATE, TIME
 from nbnn.launches import Launch, Section, alone
 from nbnn.lower import Lowered
@@ -183,34 +183,7 @@ def _comment(section: Section) -> str:
 
 def _view(buffer: Buffer, form: Form) -> str:
     """The arguments of `view`: arena, start, shape, strides."""
-    shape, strides, offset = tuple(buffer.shape), buffer.strides, 0
-    if len(shape) == 4:
-        offset = buffer.halo * (strides[1] + strides[2])
-    kind, settings = form.kind, form.settings
-    if kind == "padded":
-        pad = settings[0]
-        offset -= pad * (strides[1] + strides[2])
-        shape = (shape[0], shape[1] + 2 * pad, shape[2] + 2 * pad, shape[3])
-    elif kind == "rows":
-        shape, strides = (shape[0], shape[3]), (strides[0], 1)
-    elif kind == "channels":
-        offset += settings[0]
-        shape = (*shape[:3], settings[1])
-    elif kind == "flat":
-        shape, strides = (("slots", strides[0]), (strides[0], 1)) if buffer.slots else ((buffer.size,), (1,))
-    elif kind == "every":
-        shape, strides = ("n", *shape), (0, 1)
-    elif kind == "cells":
-        shape, strides = (shape[0] * shape[1], *shape[2:]), strides[1:]
-    elif kind == "flipped":
-        offset += (shape[0] - 1) * strides[0] + (shape[1] - 1) * strides[1]
-        strides = (-strides[0], -strides[1], *strides[2:])
-    elif kind == "matrix":
-        shape, strides = (1, shape[0] * shape[1] * shape[2], shape[3]), (0, strides[2], 1)
-    elif kind == "planes":
-        shape, strides = (shape[0], shape[3], *shape[1:3]), (strides[0], 1, *strides[1:3])
-    elif kind == "places":
-        shape, strides = (shape[1], shape[2], shape[0], shape[3]), (strides[1], strides[2], strides[0], 1)
+    shape, strides, offset = seen(buffer, form)
     start = " + ".join([f"{buffer.start} * {buffer.per}", *([str(offset)] if offset else [])])
     if not buffer.per:
         start = str(buffer.start + offset)

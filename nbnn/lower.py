@@ -144,7 +144,7 @@ def route(net: Lowered) -> Lowered:
         if graph.loss.classifies:
             targets = call("gather_labels", *(Form("value", word) for word in ("all_labels", "indices", "labels")))
         else:
-            words["target"] = scope.declare("target", graph.output, "target", _tensor(graph.output_shape))
+            words["target"] = scope.declare("target", graph.output, "target", tensor_array(graph.output_shape))
             data = tuple(Form("value", word) for word in ("target_data", "target_code", "indices"))
             targets = call("gather", *data, words["target"])
         backward.append(Section("loss", repr(to_plain(graph.loss)), (targets, _rename(graph.loss.call(), words)), ""))
@@ -193,7 +193,8 @@ def _with_frames(sections: tuple[Section, ...], ready: set[tuple[str, int]]) -> 
     return tuple(found)
 
 
-def _tensor(shape: Shape) -> Array:
+def tensor_array(shape: Shape) -> Array:
+    """The output of a node, as the kernels see it."""
     channels, height, width = picture(shape)
     return Array(("n", height, width, channels))
 
@@ -226,7 +227,7 @@ class _Scope:
                 self.merged[name] = self.tensor((node.inputs or ())[0])
         for name, shape in graph.shapes.items():
             if name not in self.merged:
-                self.declare(name, name, "value", _tensor(shape))
+                self.declare(name, name, "value", tensor_array(shape))
         for name, node in self.nodes.items():
             shapes = graph.input_shapes(node)
             words = {"y": self.tensor(name)}
@@ -252,7 +253,7 @@ class _Scope:
         """The name of the gradient of a tensor, declared when it is first asked for."""
         tensor = self.tensor(name)
         if tensor not in self.gradients:
-            array = _tensor(self.graph.shapes[tensor])
+            array = tensor_array(self.graph.shapes[tensor])
             self.gradients[tensor] = self.declare(f"d_{tensor}", tensor, "gradient", array)
         return self.gradients[tensor]
 
@@ -288,7 +289,7 @@ class _Scope:
                 continue
             target = gradient = self.gradient(source)
             if source in reached:
-                target = self.declare(f"{gradient}_by_{name}", source, "part", _tensor(graph.shapes[source]))
+                target = self.declare(f"{gradient}_by_{name}", source, "part", tensor_array(graph.shapes[source]))
                 sums.append(call("add_forward", gradient, target, gradient))
             reached.add(source)
             words |= {f"dx{k}": target} | ({"dx": target} if k == 0 else {})

@@ -171,6 +171,20 @@ class Op:
             self.refuse(f"{field} must be {wanted}, got {shown(value)}")
         object.__setattr__(self, field, number)
 
+    def set_window(self, field: str) -> None:
+        """Hold a setting to the side of a square window, or to the (height, width) of one that is not square."""
+        value = getattr(self, field)
+        pair = isinstance(value, (tuple, list))
+        try:
+            window = tuple(whole(side) for side in (value if pair else (value, value)))
+        except ValueError:
+            window = ()
+        if len(window) != 2 or not all(1 <= side <= MAX_SIZE for side in window):
+            self.refuse(
+                f"{field} must be a whole number from 1 to 2**48, or two of them (height, width), got {shown(value)}"
+            )
+        object.__setattr__(self, field, window if window[0] != window[1] else window[0])
+
     def set_share(self, field: str, low: float, high: float) -> None:
         """Hold a setting to a number from low to high."""
         value = getattr(self, field)

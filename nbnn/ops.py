@@ -28,7 +28,6 @@ from nbnn.op import (
     picture,
     rows,
     shown,
-    whole,
 )
 from nbnn.words import times
 
@@ -45,6 +44,11 @@ def slide(op: Conv | _Pool, sides: Sequence[int], reach: Sequence[int], hop: int
             + " make the window smaller"
         )
     return out
+
+
+def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
+    """The height and width of a window."""
+    return size if isinstance(size, tuple) else (size, size)
 
 
 NARROW = 8  # channels that leave half of the widest register empty
@@ -93,16 +97,7 @@ class Conv(_Weighted):
     def check(self) -> None:
         super().check()
         self.set_whole("filters", 1)
-        pair = isinstance(self.size, (tuple, list))
-        try:
-            window = tuple(whole(s) for s in (self.size if pair else (self.size, self.size)))  # type: ignore[union-attr]
-        except (ValueError, TypeError):
-            window = ()
-        if len(window) != 2 or not all(1 <= s <= MAX_SIZE for s in window):
-            self.refuse(
-                f"size must be a whole number from 1 to 2**48, or two of them (height, width), got {shown(self.size)}"
-            )
-        object.__setattr__(self, "size", window if pair and window[0] != window[1] else window[0])
+        self.set_window("size")
         self.set_whole("stride", 1)
         self.set_whole("pad", 0)
         self.set_whole("dilation", 1)
@@ -114,7 +109,7 @@ class Conv(_Weighted):
 
     @property
     def window(self) -> tuple[int, int]:
-        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        return sides_of(self.size)
 
     def shape(self, *shapes: Shape) -> Shape:
         channels, *sides = need_picture(self, shapes[0])
@@ -273,28 +268,34 @@ class Affine(_Weighted):
 
 @dataclass(frozen=True)
 class _Pool(Op):
-    size: int
+    size: int | tuple[int, int]
     stride: int | None = None
     pad: int = 0
 
     def check(self) -> None:
-        self.set_whole("size", 1)
+        self.set_window("size")
         if self.stride is not None:
             self.set_whole("stride", 1)
+        elif isinstance(self.size, tuple):
+            self.refuse(f"a {times(self.size, 'x')} window needs a stride: only a square one has its own side for it")
         self.set_whole("pad", 0)
-        if 2 * self.pad > self.size:
+        if 2 * self.pad > min(self.window):
             self.refuse(
-                f"pad must be at most {self.size // 2}, half of the window, got {self.pad}; "
+                f"pad must be at most {min(self.window) // 2}, half of the window, got {self.pad}; "
                 "a larger one leaves windows wholly outside"
             )
 
     @property
+    def window(self) -> tuple[int, int]:
+        return sides_of(self.size)
+
+    @property
     def hop(self) -> int:
-        return self.size if self.stride is None else self.stride
+        return self.window[0] if self.stride is None else self.stride
 
     def shape(self, *shapes: Shape) -> Shape:
         channels, *sides = need_picture(self, shapes[0])
-        return (channels, *slide(self, sides, (self.size, self.size), self.hop, self.size // 2))
+        return (channels, *slide(self, sides, self.window, self.hop, min(self.window) // 2))
 
 
 @dataclass(frozen=True)
@@ -305,26 +306,25 @@ class MaxPool(_Pool):
     rectify: ClassVar[int] = 0  # 1: a relu is part of it
 
     def forward(self, *shapes: Shape) -> list[Call]:
-        return [call("max_pool_forward", "x", self.size, self.hop, self.pad, self.rectify, "y")]
+        return [call("max_pool_forward", "x", *self.window, self.hop, self.pad, self.rectify, "y")]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
-        if self.pad == 0 and self.hop >= self.size:
-            return [call("max_pool_backward_apart", "x", "y", "dy", self.size, self.hop, self.rectify, "dx")]
-        return [call("max_pool_backward", "x", "y", "dy", self.size, self.hop, self.pad, self.rectify, "dx")]
+        if self.pad == 0 and self.hop >= max(self.window):
+            return [call("max_pool_backward_apart", "x", "y", "dy", *self.window, self.hop, self.rectify, "dx")]
+        return [call("max_pool_backward", "x", "y", "dy", *self.window, self.hop, self.pad, self.rectify, "dx")]
 
 
 @dataclass(frozen=True)
 class AvgPool(_Pool):
-    """y[n, c, i, j] = sum over u, v of x[n, c, i*stride + u - pad, j*stride + v - pad] / size**2; padding counts as
-    zeros"""
+    """y[n, c, i, j] = mean over u, v of x[n, c, i*stride + u - pad, j*stride + v - pad]; padding counts as zeros"""
 
     label: ClassVar[str] = "pool"
 
     def forward(self, *shapes: Shape) -> list[Call]:
-        return [call("avg_pool_forward", "x", self.size, self.hop, self.pad, "y")]
+        return [call("avg_pool_forward", "x", *self.window, self.hop, self.pad, "y")]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
-        return [call("avg_pool_backward", "dy", self.size, self.hop, self.pad, "dx")]
+        return [call("avg_pool_backward", "dy", *self.window, self.hop, self.pad, "dx")]
 
 
 @dataclass(frozen=True)

@@ -53,15 +53,20 @@ class Step:
             self._module = cache.import_text(self.source, jitted=self.jitted)
         function = getattr(self._module, name)
         if self.jitted and name not in self._compiled:
-            import numba
-
             from nbnn.kernels.bodies import supply
 
             with cache.numba_folder(self._module.__name__):
-                function.compile(tuple(numba.typeof(a) for a in args))
+                function.compile(self.kinds(args))
+            function.disable_compile()
             supply()
             self._compiled.add(name)
         return function
+
+    def kinds(self, args: tuple) -> tuple:
+        """The types for which a function is compiled."""
+        import numba
+
+        return tuple(numba.typeof(a) for a in args)
 
     def __call__(self, name: str, *args: Any) -> Any:
         function = self.compile(name, args)

@@ -18,6 +18,7 @@ import numpy as np
 from nbnn.kernels import reference
 from nbnn.kernels.constants import BLOCK, CODES, RULES, SETTINGS
 from nbnn.kernels.simd import lanes_of
+from nbnn.ops import sides_of
 
 # A kernel and its reference add the same numbers in another order. Each addition rounds by 6e-8 (float32) or 1e-16
 # (float64) of what is added up so far; over the 10,000 terms of the longest sums that becomes up to 5e-6 and 1e-14 of
@@ -465,7 +466,7 @@ def activation(name: str) -> list[Case]:
 def pool(
     label: str,
     shape: tuple[int, int, int, int],
-    size: int,
+    size: int | tuple[int, int],
     stride: int,
     pad: int = 0,
     change: Callable[[np.ndarray], None] = lambda x: None,
@@ -473,7 +474,8 @@ def pool(
 ) -> list[Case]:
     """Maximum and mean, forward and backward; `change` makes the pictures special; `rectify` is for the maximum."""
     n, height, width, channels = shape
-    out = (n, (height + 2 * pad - size) // stride + 1, (width + 2 * pad - size) // stride + 1, channels)
+    tall, wide = sides_of(size)
+    out = (n, (height + 2 * pad - tall) // stride + 1, (width + 2 * pad - wide) // stride + 1, channels)
 
     def pictures(make: Maker) -> np.ndarray:
         x = make.value(*shape)
@@ -481,27 +483,27 @@ def pool(
         return x
 
     def forward(make: Maker) -> tuple:
-        return pictures(make), size, stride, pad, make.out(*out)
+        return pictures(make), tall, wide, stride, pad, make.out(*out)
 
     def max_forward(make: Maker) -> tuple:
-        return pictures(make), size, stride, pad, rectify, make.out(*out)
+        return pictures(make), tall, wide, stride, pad, rectify, make.out(*out)
 
     def max_backward(make: Maker) -> tuple:
         x, y = pictures(make), make.out(*out)
-        reference.max_pool_forward(x, size, stride, pad, rectify, y)
-        return x, y, make.grad(*out), size, stride, pad, rectify, make.grad_out(*shape)
+        reference.max_pool_forward(x, tall, wide, stride, pad, rectify, y)
+        return x, y, make.grad(*out), tall, wide, stride, pad, rectify, make.grad_out(*shape)
 
     def apart(make: Maker) -> tuple:
         x, y, dy, *_, dx = max_backward(make)
-        return x, y, dy, size, stride, rectify, dx
+        return x, y, dy, tall, wide, stride, rectify, dx
 
     def avg_backward(make: Maker) -> tuple:
-        return make.grad(*out), size, stride, pad, make.grad_out(*shape)
+        return make.grad(*out), tall, wide, stride, pad, make.grad_out(*shape)
 
     return [
         Case("max_pool_forward", label, max_forward),
         Case("max_pool_backward", label, max_backward),
-        *([Case("max_pool_backward_apart", label, apart)] if pad == 0 and stride >= size else []),
+        *([Case("max_pool_backward_apart", label, apart)] if pad == 0 and stride >= max(tall, wide) else []),
         Case("avg_pool_forward", label, forward),
         Case("avg_pool_backward", label, avg_backward),
     ]
@@ -536,6 +538,8 @@ POOL = [
     *pool("windows that reach over every side", (1, 3, 4, 5), 4, 2, 2),
     *pool("stride 3, wider than the window", (2, 8, 9, 3), 2, 3),
     *pool("window as large as the picture", (2, 4, 4, 10), 4, 4),
+    *pool("2x3, windows apart", (2, 7, 10, 5), (2, 3), 3),
+    *pool("3x2, windows overlap, padding", (2, 6, 5, 17), (3, 2), 2, 1),
     *pool("1x1", (1, 3, 2, 1), 1, 1),
     *pool("ties: the first maximum gets the gradient", (2, 6, 7, 17), 3, 2, 1, _whole_numbers),
     *pool("a NaN is a maximum", (2, 6, 6, 5), 3, 2, 1, _some_nan),

@@ -142,6 +142,7 @@ ROWS: dict[str, list] = {
     "Affine": [Affine(7)],
     "MaxPool": [MaxPool(2)],
     "MaxPool overlapping": [MaxPool(3, 2, 1)],
+    "MaxPool, oblong": [MaxPool((2, 3), 2)],
     "AvgPool": [AvgPool(3, 2, 1)],
     "GlobalAvgPool": [GlobalAvgPool()],
     "BatchNorm": [BatchNorm()],

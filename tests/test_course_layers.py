@@ -13,10 +13,20 @@ from nbnn.course import as_modules
 from nbnn.course.conv_layers import (
     conv_backward_naive,
     conv_forward_naive,
+    max_pool_backward_naive,
+    max_pool_forward_naive,
     spatial_batchnorm_backward,
     spatial_batchnorm_forward,
     spatial_groupnorm_backward,
     spatial_groupnorm_forward,
+)
+from nbnn.course.fast_layers import (
+    conv_backward_fast,
+    conv_forward_fast,
+    conv_forward_im2col,
+    conv_forward_strides,
+    max_pool_backward_fast,
+    max_pool_forward_fast,
 )
 from nbnn.course.gradient_check import (
     eval_numerical_gradient,
@@ -29,6 +39,12 @@ from nbnn.course.layer_utils import (
     affine_batchnorm_relu_forward,
     affine_relu_backward,
     affine_relu_forward,
+    conv_bn_relu_backward,
+    conv_bn_relu_forward,
+    conv_relu_backward,
+    conv_relu_forward,
+    conv_relu_pool_backward,
+    conv_relu_pool_forward,
     generic_backward,
     generic_forward,
 )
@@ -78,11 +94,92 @@ def test_convolution_has_the_published_figures():
     np.testing.assert_allclose(out[1, 2], last, atol=5e-9)
 
 
+@pytest.mark.parametrize("forward", [max_pool_forward_naive, max_pool_forward_fast])
+def test_max_pool_has_the_published_figures(forward):
+    x = np.linspace(-0.3, 0.4, num=96).reshape(2, 3, 4, 4)
+    out, _ = forward(x, {"pool_width": 2, "pool_height": 2, "stride": 2})
+    assert out.shape == (2, 3, 2, 2) and out.flags.c_contiguous
+    np.testing.assert_allclose(out[0, 0], [[-0.26315789, -0.24842105], [-0.20421053, -0.18947368]], atol=5e-9)
+    np.testing.assert_allclose(out[1, 2, 1, 1], 0.4)
+
+
+# ---- fast and naive
+
+CONVOLUTIONS = [
+    # x, w, stride, pad
+    ((4, 3, 31, 31), (25, 3, 3, 3), 2, 1),
+    ((3, 16, 16, 16), (20, 16, 3, 3), 1, 1),  # Winograd's
+    ((2, 2, 6, 9), (3, 2, 2, 5), 3, 2.0),
+    ((1, 9, 5, 5), (1, 9, 5, 5), 1, 0),
+    ((5, 1, 8, 7), (17, 1, 1, 1), 1, 0),
+]
+POOLS = [
+    ((3, 5, 8, 8), 2, 2, 2),
+    ((2, 17, 7, 9), 3, 2, 2),
+    ((2, 3, 6, 5), 2, 3, 1),
+    ((2, 1, 7, 7), 2.0, 2.0, 3.0),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("x", "w", "stride", "pad"), CONVOLUTIONS)
+def test_fast_convolution_is_the_naive_one(x, w, stride, pad, dtype):
+    given = [drawn(*shape).astype(dtype) for shape in (x, w, w[:1])]
+    param = {"stride": stride, "pad": pad}
+    (out, cache), (wanted, naive_cache) = conv_forward_fast(*given, param), conv_forward_naive(*given, param)
+    tolerance = {np.float32: 1e-5, np.float64: 1e-13}[dtype]
+    assert out.dtype == dtype and out.flags.c_contiguous
+    np.testing.assert_allclose(out, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())
+    dout = drawn(*out.shape).astype(dtype)
+    for found, wanted in zip(conv_backward_fast(dout, cache), conv_backward_naive(dout, naive_cache), strict=True):
+        assert found.dtype == dtype and found.flags.c_contiguous
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "tall", "wide", "stride"), POOLS)
+def test_fast_pool_is_the_naive_one_ties_and_all(shape, tall, wide, stride, dtype):
+    x = np.round(2 * drawn(*shape)).astype(dtype)
+    param = {"pool_height": tall, "pool_width": wide, "stride": stride}
+    (out, cache), (wanted, naive_cache) = max_pool_forward_fast(x, param), max_pool_forward_naive(x, param)
+    np.testing.assert_array_equal(out, wanted)
+    dout = np.round(10 * drawn(*out.shape)).astype(dtype)
+    found, wanted = max_pool_backward_fast(dout, cache), max_pool_backward_naive(dout, naive_cache)
+    np.testing.assert_array_equal(found, wanted)
+    assert found.dtype == dtype
+
+
+def test_fast_layers_compile_nothing_for_a_new_shape(monkeypatch):
+    conv_backward_fast(*conv_forward_fast(drawn(1, 9, 4, 4), drawn(2, 9, 3, 3), drawn(2), {"stride": 1, "pad": 1}))
+    from nbnn import cache, step
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("something is compiled")
+
+    monkeypatch.setattr(cache, "numba_folder", refuse)
+    monkeypatch.setattr(step.Step, "kinds", refuse)
+    for side in range(5, 15):
+        x, w = drawn(2, 9 + side, side, side), drawn(side, 9 + side, 3, 3)
+        out, kept = conv_forward_fast(x, w, drawn(side), {"stride": 1, "pad": 1})
+        assert conv_backward_fast(out, kept)[0].shape == x.shape
+
+
+def test_other_ways_to_a_convolution_give_the_same():
+    given = drawn(2, 3, 5, 5), drawn(4, 3, 3, 3), drawn(4), {"stride": 1, "pad": 1}
+    wanted = conv_forward_fast(*given)[0]
+    for forward in (conv_forward_im2col, conv_forward_strides):
+        np.testing.assert_array_equal(forward(*given)[0], wanted)
+
+
 # ---- gradients, each by differences at every place
 
 
 def batch(mode="train", **more):
     return {"mode": mode, **more}
+
+
+def pool_2x2():
+    return {"pool_height": 2, "pool_width": 2, "stride": 2}
 
 
 LAYERS = {
@@ -118,6 +215,36 @@ LAYERS = {
         (drawn(2, 2, 6, 7), drawn(3, 2, 2, 3), drawn(3)),
         (lambda: {"stride": 2, "pad": 1.0},),
         1e-7,
+    ),
+    "fast convolution": (
+        conv_forward_fast,
+        conv_backward_fast,
+        (drawn(4, 3, 5, 5), drawn(2, 3, 3, 3), drawn(2)),
+        (lambda: {"stride": 1, "pad": 1},),
+        1e-7,
+    ),
+    "max pool": (max_pool_forward_naive, max_pool_backward_naive, (drawn(3, 2, 8, 8),), (pool_2x2,), 1e-9),
+    "fast max pool": (max_pool_forward_fast, max_pool_backward_fast, (drawn(3, 2, 8, 8),), (pool_2x2,), 1e-9),
+    "convolution, relu": (
+        conv_relu_forward,
+        conv_relu_backward,
+        (drawn(2, 3, 8, 8), drawn(3, 3, 3, 3), drawn(3)),
+        (lambda: {"stride": 1, "pad": 1},),
+        1e-6,
+    ),
+    "convolution, relu, pool": (
+        conv_relu_pool_forward,
+        conv_relu_pool_backward,
+        (drawn(2, 3, 8, 8), drawn(3, 3, 3, 3), drawn(3)),
+        (lambda: {"stride": 1, "pad": 1}, pool_2x2),
+        1e-6,
+    ),
+    "convolution, batchnorm, relu": (
+        conv_bn_relu_forward,
+        conv_bn_relu_backward,
+        (drawn(2, 3, 8, 8), drawn(3, 3, 3, 3), drawn(3), drawn(3), drawn(3)),
+        (lambda: {"stride": 1, "pad": 1}, batch),
+        1e-6,
     ),
     "spatial batchnorm": (
         spatial_batchnorm_forward,
@@ -253,6 +380,11 @@ def test_spatial_batchnorm_is_batchnorm_over_all_places():
             lambda: conv_forward_naive(drawn(1, 2, 5, 5), drawn(1, 2, 7, 7), drawn(1), {"stride": 1, "pad": 0}),
             "Conv: a 7x7 window does not fit its 5x5 input; pad it by at least 1 or make the window smaller",
         ),
+        (lambda: max_pool_forward_naive(drawn(2, 3), pool_2x2()), "max pooling wants x (N, C, H, W), got (2, 3)"),
+        (
+            lambda: max_pool_forward_fast(drawn(1, 2, 5, 5), {"pool_height": 6, "pool_width": 2, "stride": 2}),
+            "MaxPool: a 6x2 window does not fit its 5x5 input; pad it by at least 1 or make the window smaller",
+        ),
     ],
 )
 def test_wrong_settings_get_a_sentence(call, sentence):
@@ -336,6 +468,9 @@ def test_course_imports_work_under_the_course_s_names():
     program = (
         "import nbnn.course; nbnn.course.as_modules('cs231n', 'nndl')\n"
         "from cs231n.layers import *\n"
+        "from cs231n.fast_layers import *; from nndl.conv_layers import *; from cs231n.layer_utils import *\n"
+        "assert conv_forward_fast and max_pool_backward_naive and conv_relu_pool_forward\n"
+        "assert spatial_batchnorm_forward\n"
         "from nndl.layers import affine_forward as other\n"
         "import nndl.optim, cs231n.gradient_check\n"
         "from cs231n import layer_utils\n"

@@ -6,9 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from nbnn.course.layers import Cache, Params, floats, norm_gradients, normalise_batch, normalise_groups
+from nbnn.course.row_layers import Cache, Params, floats, norm_gradients, normalise_batch, normalise_groups
 from nbnn.kernels import reference
-from nbnn.ops import Conv
+from nbnn.ops import Conv, MaxPool
+
+__all__ = [
+    "conv_backward_naive",
+    "conv_forward_naive",
+    "max_pool_backward_naive",
+    "max_pool_forward_naive",
+    "spatial_batchnorm_backward",
+    "spatial_batchnorm_forward",
+    "spatial_groupnorm_backward",
+    "spatial_groupnorm_forward",
+]
 
 
 def inside_out(x: np.ndarray) -> np.ndarray:
@@ -53,6 +64,35 @@ def conv_backward_naive(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray
     dw, db = np.empty((1, *w.transpose(2, 3, 1, 0).shape), w.dtype), np.empty((1, *b.shape), b.dtype)
     reference.conv_backward_weights(_padded(x, node.pad), dy, node.stride, 1, dw, db)
     return people_view(dx), np.ascontiguousarray(dw[0].transpose(3, 2, 0, 1)), db[0]
+
+
+def pool_node(x: np.ndarray, pool_param: Params) -> MaxPool:
+    """The op with these settings."""
+    if x.ndim != 4:
+        raise ValueError(f"max pooling wants x (N, C, H, W), got {x.shape}")
+    return MaxPool((pool_param["pool_height"], pool_param["pool_width"]), stride=pool_param["stride"])
+
+
+def _pooled(x: np.ndarray, node: MaxPool) -> np.ndarray:
+    channels, height, width = node.shape(x.shape[1:])
+    out = np.empty((len(x), height, width, channels), x.dtype)
+    reference.max_pool_forward(inside_out(x), *node.window, node.hop, 0, 0, out)
+    return out
+
+
+def max_pool_forward_naive(x: Any, pool_param: Params) -> tuple[np.ndarray, Cache]:
+    """The maximum of each window; `pool_param` has pool_height, pool_width and stride."""
+    (x,) = floats(x)
+    return people_view(_pooled(x, pool_node(x, pool_param))), (x, pool_param)
+
+
+def max_pool_backward_naive(dout: Any, cache: Cache) -> np.ndarray:
+    """dx: the first maximum of each window gets its gradient."""
+    (dout,), (x, pool_param) = floats(dout), cache
+    node = pool_node(x, pool_param)
+    dx = np.empty(inside_out(x).shape, dout.dtype)
+    reference.max_pool_backward(inside_out(x), _pooled(x, node), inside_out(dout), *node.window, node.hop, 0, 0, dx)
+    return people_view(dx)
 
 
 def spatial_batchnorm_forward(x: Any, gamma: Any, beta: Any, bn_param: Params) -> tuple[np.ndarray, Cache | None]:

@@ -8,6 +8,13 @@ from typing import Any
 
 import numpy as np
 
+__all__ = [
+    "eval_numerical_gradient",
+    "eval_numerical_gradient_array",
+    "grad_check_sparse",
+    "rel_error",
+]
+
 
 def rel_error(x: Any, y: Any) -> float:
     """The largest |x - y| over |x| + |y|, which counts as 1e-8 where it is less."""

@@ -1,4 +1,5 @@
-"""Layers of the course that usually follow each other, joined."""
+"""Layers of the course that usually follow each other, joined: those of rows, and as CS231n has them here too, those of
+pictures (`conv_layer_utils`)."""
 
 from __future__ import annotations
 
@@ -6,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from nbnn.course.layers import (
+from nbnn.course.conv_layer_utils import (
+    conv_bn_relu_backward,
+    conv_bn_relu_forward,
+    conv_relu_backward,
+    conv_relu_forward,
+    conv_relu_pool_backward,
+    conv_relu_pool_forward,
+)
+from nbnn.course.row_layers import (
     Cache,
     Params,
     affine_backward,
@@ -19,6 +28,21 @@ from nbnn.course.layers import (
     relu_backward,
     relu_forward,
 )
+
+__all__ = [
+    "affine_batchnorm_relu_backward",
+    "affine_batchnorm_relu_forward",
+    "affine_relu_backward",
+    "affine_relu_forward",
+    "conv_bn_relu_backward",
+    "conv_bn_relu_forward",
+    "conv_relu_backward",
+    "conv_relu_forward",
+    "conv_relu_pool_backward",
+    "conv_relu_pool_forward",
+    "generic_backward",
+    "generic_forward",
+]
 
 Gradients = tuple[np.ndarray | None, ...]
 

@@ -10,10 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from nbnn.course.layers import floats
+from nbnn.course.row_layers import floats
 from nbnn.kernels import reference
 from nbnn.kernels.constants import RULES
 from nbnn.rules import DEFAULTS, settings_of
+
+__all__ = [
+    "adam",
+    "rmsprop",
+    "sgd",
+    "sgd_momentum",
+    "sgd_nesterov_momentum",
+]
 
 Config = dict[str, Any]
 
