@@ -89,8 +89,12 @@ class Solver:
         if not callable(self.log):
             raise TypeError(f"log must be a function that takes a line, got {type(self.log).__name__}")
         self.progress = bool(sys.stdout.isatty() if chosen["progress"] is None else chosen["progress"]) and self.verbose
-        kind = CompiledTrainee if isinstance(model, Model) else PlainTrainee
-        self._trainee: Any = kind(model, data, self.update_rule, self.optim_config, reg=self.reg, clip=self.clip)
+        settings = data, self.update_rule, self.optim_config
+        offered = getattr(model, "trainee", None)  # a model may know itself how it is trained best
+        self._trainee: Any = offered(*settings, reg=self.reg, clip=self.clip) if callable(offered) else None
+        if self._trainee is None:
+            kind = CompiledTrainee if isinstance(model, Model) else PlainTrainee
+            self._trainee = kind(model, *settings, reg=self.reg, clip=self.clip)
         self.X_train, self.y_train, self.X_val, self.y_val = (
             self._trainee.data[k] for k in ("X_train", "y_train", "X_val", "y_val")
         )

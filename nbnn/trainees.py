@@ -4,7 +4,7 @@ course's kind."""
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -115,13 +115,7 @@ class PlainTrainee:
         return float(loss)
 
     def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:
-        x, y = np.asarray(x), np.asarray(y)
-        right = 0
-        for first in range(0, len(x), batch_size):
-            part = slice(first, first + batch_size)
-            right += int((np.argmax(self.model.loss(x[part]), axis=1) == y[part]).sum())
-            pause()
-        return right / len(x)
+        return accuracy_of(self.model.loss, x, y, batch_size, pause)
 
     def copy(self) -> dict[str, np.ndarray]:
         return {name: np.array(value) for name, value in self.model.params.items()}
@@ -130,7 +124,22 @@ class PlainTrainee:
         self.model.params = arrays
 
     def save(self, path: pathlib.Path) -> None:
-        from safetensors.numpy import save
+        save_arrays(path, self.model.params)
 
-        arrays = {name: np.ascontiguousarray(v) for name, v in self.model.params.items()}
-        cache.write_atomically(path, save(arrays), private=False)
+
+def accuracy_of(scores: Callable[[np.ndarray], np.ndarray], x: Any, y: Any, batch_size: int, pause: Pause) -> float:
+    """The share of examples whose highest score is that of their class."""
+    x, y = np.asarray(x), np.asarray(y)
+    right = 0
+    for first in range(0, len(x), batch_size):
+        part = slice(first, first + batch_size)
+        right += int((np.argmax(scores(x[part]), axis=1) == y[part]).sum())
+        pause()
+    return right / len(x)
+
+
+def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    from safetensors.numpy import save
+
+    dense = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    cache.write_atomically(path, save(dense), private=False)

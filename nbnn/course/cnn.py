@@ -1,0 +1,62 @@
+"""The convolutional net of the course."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbnn.course.nets import Net
+from nbnn.op import Op
+from nbnn.ops import Affine, Conv, MaxPool, ReLU
+
+__all__ = ["ThreeLayerConvNet"]
+
+
+class ThreeLayerConvNet(Net):
+    """conv, relu, 2x2 max pool, affine, relu, affine, softmax; parameters W1 b1 W2 b2 W3 b3. With `use_batchnorm` a
+    batchnorm lies behind the convolution and the first affine: gamma1 beta1 gamma2 beta2."""
+
+    def __init__(
+        self,
+        input_dim: tuple[int, int, int] = (3, 32, 32),
+        num_filters: int = 32,
+        filter_size: int = 7,
+        hidden_dim: int = 100,
+        num_classes: int = 10,
+        weight_scale: float = 1e-3,
+        reg: float = 0.0,
+        dtype: Any = np.float32,
+        use_batchnorm: bool = False,
+    ) -> None:
+        channels, height, width = map(int, input_dim)
+        super().__init__((channels, height, width), reg, dtype)
+        self.use_batchnorm, self.filter_size = use_batchnorm, filter_size
+        self._filters, self._units = num_filters, (hidden_dim, num_classes)
+        pooled = num_filters * (height // 2) * (width // 2)
+        shapes = (num_filters, channels, filter_size, filter_size), (pooled, hidden_dim), (hidden_dim, num_classes)
+        for layer, (shape, node) in enumerate(zip(shapes, ("conv1", "affine1", "affine2"), strict=True), start=1):
+            width = shape[0] if layer == 1 else shape[1]
+            self.params[f"W{layer}"] = weight_scale * np.random.randn(*shape)
+            self.params[f"b{layer}"] = np.zeros(width)
+            self._homes |= {f"W{layer}": f"{node}.w", f"b{layer}": f"{node}.b"}
+            if use_batchnorm and layer < 3:
+                self.params |= {f"gamma{layer}": np.ones(width), f"beta{layer}": np.zeros(width)}
+                self._homes |= {f"gamma{layer}": f"norm{layer}.gamma", f"beta{layer}": f"norm{layer}.beta"}
+                self._norms.append(f"norm{layer}")
+                self.bn_params.append({"mode": "train"})
+        self.params = {name: value.astype(self.dtype) for name, value in self.params.items()}
+
+    def _nodes(self) -> list[Op]:
+        hidden, classes = self._units
+        norms = [[self._batchnorm(place)] if self.use_batchnorm else [] for place in (0, 1)]
+        return [
+            Conv(self._filters, self.filter_size, pad=(self.filter_size - 1) / 2, name="conv1"),  # type: ignore[arg-type]
+            *norms[0],
+            ReLU(name="relu1"),
+            MaxPool(2, name="pool1"),
+            Affine(hidden, name="affine1"),
+            *norms[1],
+            ReLU(name="relu2"),
+            Affine(classes, name="affine2"),
+        ]

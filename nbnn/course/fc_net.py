@@ -1,0 +1,107 @@
+"""Fully connected nets of the course."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nbnn.course.nets import Net
+from nbnn.op import Op
+from nbnn.ops import Affine, LayerNorm, ReLU
+
+__all__ = ["FullyConnectedNet", "TwoLayerNet"]
+
+
+class TwoLayerNet(Net):
+    """affine, relu, affine, softmax; parameters W1 b1 W2 b2, float64."""
+
+    def __init__(
+        self,
+        input_dim: int = 3 * 32 * 32,
+        hidden_dim: int = 100,
+        num_classes: int = 10,
+        weight_scale: float = 1e-3,
+        reg: float = 0.0,
+    ) -> None:
+        super().__init__((input_dim,), reg, np.float64)
+        self._homes = {"W1": "affine1.w", "b1": "affine1.b", "W2": "affine2.w", "b2": "affine2.b"}
+        self._units = hidden_dim, num_classes
+        self.params["W1"] = weight_scale * np.random.randn(input_dim, hidden_dim)
+        self.params["b1"] = np.zeros(hidden_dim)
+        self.params["W2"] = weight_scale * np.random.randn(hidden_dim, num_classes)
+        self.params["b2"] = np.zeros(num_classes)
+
+    def _nodes(self) -> list[Op]:
+        hidden, classes = self._units
+        return [Affine(hidden, name="affine1"), ReLU(name="relu1"), Affine(classes, name="affine2")]
+
+
+class FullyConnectedNet(Net):
+    """{affine, norm, relu, dropout} for each hidden layer, affine, softmax; parameters Wi bi, gammai betai where there
+    is a norm. `normalization` is None, "batchnorm" or "layernorm"; `dropout_keep_ratio` is the probability of keeping.
+
+    Also with the older names, by position or by keyword: dropout (1 or 0: none) and use_batchnorm.
+    """
+
+    def __init__(
+        self,
+        hidden_dims: Sequence[int],
+        input_dim: int = 3 * 32 * 32,
+        num_classes: int = 10,
+        dropout_keep_ratio: float = 1,
+        normalization: str | bool | None = None,
+        reg: float = 0.0,
+        weight_scale: float = 1e-2,
+        dtype: Any = np.float32,
+        seed: int | None = None,
+        *,
+        dropout: float | None = None,
+        use_batchnorm: bool = False,
+    ) -> None:
+        super().__init__((input_dim,), reg, dtype)
+        keep = dropout_keep_ratio if dropout is None else dropout
+        if not 0 <= keep <= 1:
+            raise ValueError(f"FullyConnectedNet: the probability of keeping must be from 0 to 1, got {keep!r}")
+        if isinstance(normalization, bool) or normalization is None:  # use_batchnorm stood in that place
+            normalization = "batchnorm" if normalization or use_batchnorm else None
+        if normalization not in (None, "batchnorm", "layernorm"):
+            raise ValueError(
+                f"FullyConnectedNet: normalization must be None, 'batchnorm' or 'layernorm', got {normalization!r}"
+            )
+        self.normalization, self.use_batchnorm = normalization, normalization == "batchnorm"
+        self.use_dropout = 0 < keep < 1
+        self.num_layers = 1 + len(hidden_dims)
+        self._units = [*map(int, hidden_dims), num_classes]
+        if self.use_dropout:
+            self.dropout_param = {"mode": "train", "p": keep, **({} if seed is None else {"seed": seed})}
+        if self.use_batchnorm:
+            self.bn_params = [{"mode": "train"} for _ in hidden_dims]
+            self._norms = [f"norm{layer}" for layer in range(1, self.num_layers)]
+        for layer, (columns, units) in enumerate(zip([input_dim, *self._units], self._units, strict=False), start=1):
+            made = {
+                f"W{layer}": ("w", weight_scale * np.random.randn(columns, units)),
+                f"b{layer}": ("b", np.zeros(units)),
+            }
+            homes = {name: f"affine{layer}.{own}" for name, (own, _) in made.items()}
+            if normalization and layer < self.num_layers:
+                made |= {f"gamma{layer}": ("gamma", np.ones(units)), f"beta{layer}": ("beta", np.zeros(units))}
+                homes |= {name: f"norm{layer}.{made[name][0]}" for name in list(made)[2:]}
+            self.params |= {name: value.astype(self.dtype) for name, (_, value) in made.items()}
+            self._homes |= homes
+
+    def _nodes(self) -> list[Op]:
+        nodes: list[Op] = []
+        for layer, units in enumerate(self._units, start=1):
+            nodes.append(Affine(units, name=f"affine{layer}"))
+            if layer == self.num_layers:
+                break
+            if self.normalization == "batchnorm":
+                nodes.append(self._batchnorm(layer - 1))
+            elif self.normalization == "layernorm":
+                nodes.append(LayerNorm(name=f"norm{layer}"))
+            nodes.append(ReLU(name=f"relu{layer}"))
+            if self.use_dropout:
+                nodes.append(self._dropout(f"dropout{layer}"))
+        return nodes

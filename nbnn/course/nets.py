@@ -1,0 +1,150 @@
+"""What the nets of the course have in common: arrays under the course's names, in front of a compiled graph.
+
+`params` is a plain dict of plain arrays, because course code replaces them, edits them in place and keeps old ones.
+They are copied into the compiled model before it computes, and so are the running figures of batchnorm.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import nbnn
+from nbnn import inputs
+from nbnn.course.row_layers import Params
+from nbnn.op import Op
+from nbnn.ops import BatchNorm, Dropout
+from nbnn.trainees import PARTS, CompiledTrainee, Pause, accuracy_of, save_arrays
+
+
+class Net:
+    """Its subclasses make `params` and say in `_nodes` what the graph is. `_homes` gives for each parameter the name
+    that the graph has for it, `_norms` for each entry of `bn_params` the node that it belongs to."""
+
+    def __init__(self, input: tuple[int, ...], reg: float, dtype: Any) -> None:
+        self.reg, self.dtype = reg, np.dtype(dtype).type
+        self.params: dict[str, np.ndarray] = {}
+        self.bn_params: list[Params] = []
+        self.dropout_param: Params = {}
+        self._input = input
+        self._homes: dict[str, str] = {}
+        self._norms: list[str] = []
+        self._built: tuple[list[Op], nbnn.Model] | None = None
+
+    def _nodes(self) -> list[Op]:
+        raise NotImplementedError
+
+    def _batchnorm(self, place: int) -> BatchNorm:
+        param = self.bn_params[place]
+        settings = {key: param[key] for key in ("eps", "momentum") if key in param}
+        return BatchNorm(name=self._norms[place], **settings)
+
+    def _dropout(self, name: str) -> Dropout:
+        return Dropout(1 - self.dropout_param["p"], name=name)
+
+    def loss(self, X: Any, y: Any = None) -> Any:
+        """`loss(X)` gives the scores in test mode, `loss(X, y)` (loss, gradients by name) in training, with
+        0.5 * reg * sum(W * W) over the weights. What is not finite is returned as it is."""
+        x, mode = self._examples(X), "test" if y is None else "train"
+        for param in (*self.bn_params, *([self.dropout_param] if self.dropout_param else [])):
+            param["mode"] = mode
+        model = self._model()
+        self._put(model)
+        if y is None:
+            return model._forward(x)
+        try:
+            value, grads = model.loss(x, np.asarray(y), reg=self.reg)
+        except FloatingPointError:
+            value, grads = np.nan, model.grads.copies()
+        if "seed" not in self.dropout_param:
+            model.steps_taken += 1  # other numbers are dropped next time
+        self._take_figures(model)
+        return value, {name: grads[home] for name, home in self._homes.items()}
+
+    def trainee(self, *args: Any, **options: Any) -> Any:
+        """What a Solver trains: the compiled step, unless a subclass has a loss of its own."""
+        return None if type(self).loss is not Net.loss else _NetTrainee(self, *args, **options)
+
+    def _examples(self, X: Any) -> np.ndarray:
+        """Examples in the shape of the input, in a dtype that the graph reads as it is."""
+        x = np.asarray(X)
+        if x.ndim > 0 and x.shape[1:] != self._input and x.size == len(x) * np.prod(self._input):
+            x = x.reshape(len(x), *self._input)
+        return inputs.examples(x, self._model().graph)
+
+    def _model(self) -> nbnn.Model:
+        """The compiled graph; a new one where the net's settings have changed."""
+        nodes = self._nodes()
+        if self._built is None or self._built[0] != nodes:
+            graph = nbnn.Graph(nodes, input=self._input, loss="softmax")
+            seed = self.dropout_param.get("seed", 0)
+            self._built = nodes, nbnn.compile(graph, dtype=np.dtype(self.dtype).name, seed=seed)
+        return self._built[1]
+
+    def _put(self, model: nbnn.Model) -> None:
+        """Our arrays into the model."""
+        for name, home in self._homes.items():
+            if name not in self.params:
+                raise KeyError(f"params has no {name!r}; this net has {', '.join(self._homes)}")
+            try:
+                model.params[home] = self.params[name]
+            except (TypeError, ValueError) as problem:
+                raise type(problem)(str(problem).replace(home, f"params[{name!r}]", 1)) from None
+        for param, norm in zip(self.bn_params, self._norms, strict=True):
+            for key, own in (("running_mean", "mean"), ("running_var", "var")):
+                model.state[f"{norm}.{own}"] = param.get(key, np.zeros(model.state[f"{norm}.{own}"].shape))
+
+    def _take_figures(self, model: nbnn.Model) -> None:
+        for param, norm in zip(self.bn_params, self._norms, strict=True):
+            for key, own in (("running_mean", "mean"), ("running_var", "var")):
+                param[key] = np.array(model.state[f"{norm}.{own}"])
+
+    def _take(self, model: nbnn.Model) -> None:
+        """The model's arrays into ours: new ones, so that whoever kept an old one sees it unchanged."""
+        for name, home in self._homes.items():
+            self.params[name] = np.array(model.params[home], order="C")
+        self._take_figures(model)
+
+
+class _NetTrainee(CompiledTrainee):
+    """A net of the course under a Solver: whole steps in compiled code. A step whose loss is not finite is counted and
+    changes nothing, since course code searches among learning rates that are too large."""
+
+    def __init__(
+        self, net: Net, data: Mapping[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
+    ) -> None:
+        if reg:
+            raise ValueError("reg belongs to a compiled model; this net has its own: net.reg")
+        self.net = net
+        given = {x: net._examples(data[x]) for x, _ in PARTS} | {y: np.asarray(data[y]) for _, y in PARTS}
+        super().__init__(net._model(), given, rule, config, reg=0.0, clip=clip)
+
+    def prepare(self) -> None:
+        self.net._put(self.model)
+        super().prepare()
+
+    def steps(self, rows: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, Exception | None]:
+        self.reg, found = self.net.reg, np.zeros(0)
+        while len(found) < len(rows):
+            rest = slice(len(found), None)
+            data = self.data["X_train"], self.data["y_train"], rows[rest], rates[rest]
+            found = np.append(found, self.model._train(self.memory, *data, reg=self.reg, clip=self.clip))
+        self.net._take(self.model)
+        return found, None
+
+    def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:
+        return accuracy_of(lambda part: self.model._forward(self.net._examples(part)), x, y, batch_size, pause)
+
+    def copy(self) -> dict[str, np.ndarray]:
+        return {name: value.copy() for name, value in self.net.params.items()}
+
+    def put(self, arrays: dict[str, np.ndarray]) -> None:
+        self.net.params = arrays
+        self.net._put(self.model)
+        self.memory.heal(self.model._params)
+
+    def save(self, path: pathlib.Path) -> None:
+        save_arrays(path, self.net.params)
