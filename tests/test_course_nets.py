@@ -256,8 +256,8 @@ class Deeper(TwoLayerNet):
     """A student's subclass with a loss of its own and a parameter more."""
 
     def __init__(self, **options):
-        super().__init__(6, 10, 3, **options)
-        self.params["W3"], self.params["b3"] = 0.3 * np.random.randn(3, 3), np.zeros(3)
+        super().__init__(6, 20, 20, **options)
+        self.params["W3"], self.params["b3"] = 0.3 * np.random.randn(20, 3), np.zeros(3)
 
     def loss(self, X, y=None):
         p = self.params
@@ -276,7 +276,7 @@ class Deeper(TwoLayerNet):
 
 def test_a_subclass_with_its_own_loss_trains_in_python():
     np.random.seed(0)
-    net = Deeper(weight_scale=0.5)
+    net = Deeper(weight_scale=1.0)
     options = {"optim_config": {"learning_rate": 1e-2}, "num_epochs": 40, "batch_size": 20, "verbose": False}
     solver = Solver(net, blobs(), update_rule="adam", **options)
     first = net.params["W3"].copy()
