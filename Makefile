@@ -14,7 +14,11 @@ test: .venv/test torch
 	$(BIN)/python -m pytest
 
 bench: .venv/test torch peers
-	$(BIN)/python -m bench $(if $(QUICK),--quick)
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))
+
+# make example-convnet DATA=<the folder of CIFAR-10>: one of examples/*.py; without DATA pictures are made
+example-%: .venv/core
+	$(BIN)/python examples/$*.py $(if $(DATA),--data $(DATA)) $(if $(SMALL),--small)
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 
-from bench import contest, cost, decisions, layers, report
+from bench import contest, cost, course, decisions, layers, report
 from bench.nets import NETS
 
 SECTIONS: dict[str, Callable[[contest.Options], report.Table]] = {
@@ -29,6 +29,9 @@ SECTIONS: dict[str, Callable[[contest.Options], report.Table]] = {
     "avx2": contest.avx2,
     "shares": cost.shares,
     "decisions": decisions.decisions,
+    "shapes": course.shapes,
+    "neighbours": course.neighbours,
+    "course": course.course,
 }
 PACKAGES = ("numba", "numpy", "torch", "jax", "scikit-learn")
 QUICK_NETS = ["course7x7", "mlp"]
@@ -50,7 +53,7 @@ def main(words: list[str] | None = None) -> int:
         known = f"sections: {', '.join(SECTIONS)}; nets: {', '.join(NETS)}"
         raise SystemExit(f"bench: there is no {', '.join(unknown)}; {known}")
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
-        options = contest.Options(asked.threads, asked.quick, nets, pathlib.Path(folder))
+        options = contest.Options(asked.threads, asked.quick, nets, pathlib.Path(folder), asked.data)
         told = about(options)
         print(", ".join(f"{key}: {value}" for key, value in told.items() if key != "sections"), flush=True)
         for name in asked.sections or SECTIONS:
@@ -70,6 +73,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--nets", help="nets to time, separated by commas")
     parser.add_argument("--quick", action="store_true", help="fewer nets, peers and repetitions")
     parser.add_argument("--threads", type=int, default=cores(), help="for every contestant")
+    parser.add_argument("--data", type=pathlib.Path, help="the folder of CIFAR-10, for the course's experiments")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/bench.json"))
     parser.add_argument("--readme", type=pathlib.Path, help="measure nothing; write the tables of this stored run")
     parser.add_argument("--text", type=pathlib.Path, default=ROOT / "README.md", help="where --readme writes them")

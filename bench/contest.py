@@ -59,6 +59,7 @@ class Options:
     quick: bool
     nets: list[str]
     folder: pathlib.Path  # for what the run throws away
+    data: pathlib.Path | None = None  # where CIFAR-10 is
 
     @property
     def times(self) -> int:

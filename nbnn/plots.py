@@ -1,4 +1,5 @@
-"""Two pictures of a training, as PNG files: how it went, and what the first layer learned. Needs matplotlib.
+"""Pictures of a training, as PNG files: how it went, what the first layer learned, what is taken for what, and lines
+side by side. Needs matplotlib.
 
 Nothing here touches matplotlib's global state (pyplot), so it works in threads, in servers and beside your own plots.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -95,6 +96,69 @@ def filters(w: np.ndarray, path: str | os.PathLike[str]) -> pathlib.Path:
     return _write(figure, path)
 
 
+def confusion(
+    true: np.ndarray, predicted: np.ndarray, path: str | os.PathLike[str], names: Sequence[str] | None = None
+) -> pathlib.Path:
+    """Draw how often each class (a row) was taken for each class (a column) to a PNG file at `path`."""
+    true, predicted = np.asarray(true), np.asarray(predicted)
+    if true.shape != predicted.shape or true.ndim != 1 or len(true) == 0:
+        raise ValueError(
+            f"confusion: it wants two lists of classes of one length, got shapes {true.shape} and {predicted.shape}"
+        )
+    classes = max(int(true.max()), int(predicted.max())) + 1
+    words = list(names) if names is not None else [str(k) for k in range(classes)]
+    if len(words) < classes:
+        raise ValueError(f"confusion: there are {classes} classes, but {len(words)} names")
+    counts = np.zeros((len(words), len(words)), np.int64)
+    np.add.at(counts, (true, predicted), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 1.8 + 0.5 * len(words)
+    figure = _figure(side + 0.6, side)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(counts.shape):
+        ink = "white" if shares[row, column] > 0.5 else _INK
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=ink, fontsize=8)
+    axes.set_title(f"Right: {(true == predicted).mean():.1%}", loc="left", color=_INK, fontsize=11, fontweight="bold")
+    axes.set_xlabel("predicted", color=_INK)
+    axes.set_ylabel("true", color=_INK)
+    axes.set_xticks(range(len(words)), words, rotation=90, fontsize=9)
+    axes.set_yticks(range(len(words)), words, fontsize=9)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return _write(figure, path)
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    log: str = "",
+) -> pathlib.Path:
+    """Draw named lines (places, values) in one frame to a PNG file at `path`; `log` names the axes that are
+    logarithmic: "x", "y" or "xy"."""
+    if not series:
+        raise ValueError("lines: there is no line to draw")
+    figure = _figure(6.4, 4.0)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    axes = figure.subplots()
+    for name, (places, values) in series.items():
+        few = "o-" if len(places) <= 30 else "-"
+        axes.plot(places, values, few, markersize=3.5, linewidth=1.6, label=name)
+    if "x" in log:
+        axes.set_xscale("log")
+    if "y" in log:
+        axes.set_yscale("log")
+    every = np.concatenate([np.asarray(places, np.float64) for places, _ in series.values()])
+    _style(axes, title, x, y, whole="x" not in log and bool((every == np.round(every)).all()))
+    axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+    return _write(figure, path)
+
+
 def _pictures(w: np.ndarray) -> np.ndarray:
     """Filters (F, C, HH, WW) as pictures (F, HH, WW, 3) from 0 to 1; a filter of one value only is mid-grey."""
     shown = w if w.shape[1] == 3 else np.repeat(w[:, :3].mean(axis=1, keepdims=True), 3, axis=1)
@@ -141,14 +205,15 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _style(axes: Axes, title: str, x: str, y: str) -> None:
+def _style(axes: Axes, title: str, x: str, y: str, *, whole: bool = True) -> None:
     axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
     axes.set_xlabel(x, color=_INK)
     axes.set_ylabel(y, color=_INK)
     axes.tick_params(color=_RULE, labelcolor=_INK, labelsize=9)
     axes.grid(color=_RULE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+    if whole:
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_RULE)
 

@@ -244,3 +244,44 @@ def test_matplotlib_comes_late_and_pyplot_never(tmp_path):
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     pixels(tmp_path / "filters.png")
+
+
+# ---- confusion and lines
+
+
+def test_confusion_counts_every_pair(tmp_path, drawn):
+    path = plots.confusion([0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 0, 2], tmp_path / "confusion.png", ["a", "b", "c"])
+    assert (pixels(path).min(axis=-1) < 250).mean() > 0.02
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.texts] == ["1", "1", "0", "0", "1", "0", "1", "0", "2"]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.5, 0.5, 0], [0, 1, 0], [1 / 3, 0, 2 / 3]])
+    assert axes.get_title(loc="left") == "Right: 66.7%"
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_lines_draw_each_series_under_its_name(tmp_path, drawn):
+    series = {"one": ([1, 10, 100], [0.1, 0.2, 0.3]), "two": ([1, 100], [0.3, 0.2])}
+    path = plots.lines(series, tmp_path / "lines.png", title="T", x="rate", y="accuracy", log="x")
+    assert pixels(path).shape == (600, 960, 3)
+    (axes,) = drawn[0].axes
+    for line, (name, (places, values)) in zip(axes.lines, series.items(), strict=True):
+        assert line.get_label() == name
+        np.testing.assert_array_equal(line.get_xydata(), np.column_stack([places, values]))
+    assert (axes.get_xscale(), axes.get_yscale(), axes.get_xlabel()) == ("log", "linear", "rate")
+
+
+@pytest.mark.parametrize(
+    ("draw", "sentence"),
+    [
+        (lambda path: plots.lines({}, path, title="", x="", y=""), "lines: there is no line to draw"),
+        (
+            lambda path: plots.confusion([0, 1], [0], path),
+            "confusion: it wants two lists of classes of one length, got shapes (2,) and (1,)",
+        ),
+        (lambda path: plots.confusion([0, 2], [0, 1], path, ["a", "b"]), "confusion: there are 3 classes, but 2 names"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(tmp_path, draw, sentence):
+    with pytest.raises(ValueError) as caught:
+        draw(tmp_path / "x.png")
+    assert str(caught.value) == sentence

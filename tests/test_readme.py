@@ -1,7 +1,10 @@
 """The README's code runs, and its map is true."""
 
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -26,6 +29,15 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
 
     assert shape(said) == shape(printed)
     assert float(re.search(r"'accuracy': ([\d.]+)", said).group(1)) > 0.95
+
+
+def test_the_code_for_those_who_come_from_the_course_runs(tmp_path):
+    """In a process of its own, because it gives modules other names."""
+    text = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    program = f"{block}\nassert FullyConnectedNet and conv_forward_fast and Solver and ThreeLayerConvNet"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, check=True)
 
 
 @pytest.mark.parametrize("folder", ["nbnn", "kernels"])

@@ -1,0 +1,140 @@
+"""What runs in a child for the course: its experiments by ours and by PyTorch, its fast layers, its neighbours."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from bench import resident
+from bench.course import EXPERIMENTS, Experiment
+from nbnn.course.classifiers import KNearestNeighbor
+from nbnn.course.cnn import ThreeLayerConvNet
+from nbnn.course.fast_layers import conv_backward_fast, conv_forward_fast
+from nbnn.solver import Solver
+
+PARTS = ("X_train", "y_train", "X_val", "y_val")
+
+
+def solver_of(experiment: Experiment, folder: str) -> Solver:
+    """The net with its first weights, and the Solver that draws the minibatches: equal in every process."""
+    data = {part: np.load(pathlib.Path(folder) / f"{part}.npy") for part in PARTS}
+    if experiment.examples is not None:
+        data |= {part: data[part][: experiment.examples] for part in PARTS[:2]}
+    np.random.seed(0)
+    return Solver(
+        ThreeLayerConvNet(**experiment.net),
+        data,
+        update_rule="adam",
+        optim_config={"learning_rate": experiment.rate},
+        num_epochs=experiment.epochs,
+        batch_size=experiment.batch,
+        verbose=False,
+    )
+
+
+class Ours:
+    def train(self, place: int, folder: str) -> dict[str, Any]:
+        """All of it, accuracies included; compiled before the clock starts."""
+        solver = solver_of(EXPERIMENTS[place], folder)
+        solver._trainee.prepare()
+        begun = time.perf_counter()
+        solver.train()
+        return {
+            "seconds": time.perf_counter() - begun,
+            "steps": solver.iteration,
+            "losses": solver.loss_history,
+            "train": max(solver.train_acc_history),
+            "val": solver.best_val_acc,
+        }
+
+
+class Torch:
+    """The same net, weights and minibatches; the penalty is added as its users write it."""
+
+    def train(self, place: int, folder: str, most: int) -> dict[str, Any]:
+        """At most so many steps: their losses, and seconds of one of them in its better layout."""
+        import torch
+
+        from bench.torch_peer import Net
+
+        torch.set_flush_denormal(True)
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        experiment = EXPERIMENTS[place]
+        solver = solver_of(experiment, folder)
+        model = solver.model._model()
+        solver.model._put(model)
+        x, y = torch.from_numpy(solver.X_train), torch.from_numpy(solver.y_train)
+        steps = min(most, solver.num_iterations)
+        rows = []
+        for solver.epoch in range(experiment.epochs):
+            rows += list(torch.from_numpy(solver._epoch_rows()))
+        found = []
+        for last in (False, True):
+            net = Net(model, channels_last=last)
+            adam = torch.optim.Adam(list(net.params.values()), lr=experiment.rate, fused=True)
+            weights = [p for p in net.params.values() if p.ndim > 1]
+            losses, times = [], []
+            for row in rows[:steps]:
+                begun = time.perf_counter()
+                loss = net.loss(x[row], y[row])
+                if experiment.net["reg"]:
+                    loss = loss + 0.5 * experiment.net["reg"] * sum((w * w).sum() for w in weights)
+                adam.zero_grad(set_to_none=True)
+                loss.backward()
+                adam.step()
+                losses.append(loss.item())
+                times.append(time.perf_counter() - begun)
+            found.append({"losses": losses, "step": statistics.median(times)})
+        return min(found, key=lambda one: one["step"])
+
+
+class Layers:
+    """The first call of a fast layer, and those of other shapes after it."""
+
+    def first(self, shapes: list[int]) -> list[float]:
+        """Seconds of one convolution, forward and backward, for each number of channels."""
+        rng, found = np.random.default_rng(0), []
+        for channels in shapes:
+            x, w = rng.standard_normal((20, channels, 16, 16)), rng.standard_normal((channels + 1, channels, 3, 3))
+            begun = time.perf_counter()
+            out, cache = conv_forward_fast(x, w, w[:, 0, 0, 0], {"stride": 1, "pad": 1})
+            conv_backward_fast(out, cache)
+            found.append(time.perf_counter() - begun)
+        return found
+
+
+class Neighbours:
+    """500 rows against 5000, of 3072 numbers."""
+
+    def start(self) -> float:
+        """The largest difference between both ways."""
+        rng = np.random.default_rng(0)
+        x, self.test = (rng.integers(0, 256, (n, 3072)).astype(np.float64) for n in (5000, 500))
+        self.knn = KNearestNeighbor()
+        self.knn.train(x, rng.integers(0, 10, 5000))
+        return float(np.abs(self.knn.compute_distances_no_loops(self.test) - self._product()).max())
+
+    def _product(self) -> np.ndarray:
+        """As it is written with NumPy."""
+        x, t = self.test, self.knn.X_train
+        return np.sqrt((x**2).sum(axis=1)[:, None] + (t**2).sum(axis=1) - 2 * x @ t.T)
+
+    def sample(self, way: str) -> float:
+        begun = time.perf_counter()
+        if way == "numpy":
+            self._product()
+        else:
+            self.knn.compute_distances_no_loops(self.test)
+        return time.perf_counter() - begun
+
+    def needed(self) -> float:
+        """MiB that our way needs at most, the data apart."""
+        resting = resident.now()
+        resident.forget_peak()
+        self.knn.predict(self.test, k=5)
+        return (resident.peak() - resting) / 2**20
