@@ -20,34 +20,56 @@ from nbnn.solver import Solver
 PARTS = ("X_train", "y_train", "X_val", "y_val")
 
 
-def solver_of(experiment: Experiment, folder: str) -> Solver:
-    """The net with its first weights, and the Solver that draws the minibatches: equal in every process."""
+def solver_of(experiment: Experiment, folder: str, dtype: str = "float32", seed: int = 0) -> Solver:
+    """The net with its first weights, and the Solver that draws the minibatches: equal in every process. The weights of
+    a float64 net are those of the float32 one."""
     data = {part: np.load(pathlib.Path(folder) / f"{part}.npy") for part in PARTS}
     if experiment.examples is not None:
         data |= {part: data[part][: experiment.examples] for part in PARTS[:2]}
-    np.random.seed(0)
+    np.random.seed(seed)
+    net = ThreeLayerConvNet(**experiment.net, dtype=dtype)
+    net.params = {name: value.astype(np.float32).astype(dtype) for name, value in net.params.items()}
     return Solver(
-        ThreeLayerConvNet(**experiment.net),
+        net,
         data,
         update_rule="adam",
         optim_config={"learning_rate": experiment.rate},
         num_epochs=experiment.epochs,
         batch_size=experiment.batch,
         verbose=False,
+        seed=seed,
     )
 
 
+def first_rows(solver: Solver, most: int) -> np.ndarray:
+    """The minibatches of at most so many first steps."""
+    rows: list[np.ndarray] = []
+    while len(rows) < most:
+        rows += list(solver._epoch_rows())
+        solver.epoch += 1
+    solver.epoch = 0
+    return np.array(rows[: min(most, solver.num_iterations)])
+
+
 class Ours:
-    def train(self, place: int, folder: str) -> dict[str, Any]:
+    def first(self, place: int, folder: str, most: int, dtype: str) -> list[float]:
+        """The losses of at most so many first steps."""
+        solver = solver_of(EXPERIMENTS[place], folder, dtype)
+        rows = first_rows(solver, most)
+        solver._trainee.prepare()
+        losses, _ = solver._trainee.steps(rows, np.full(len(rows), EXPERIMENTS[place].rate))
+        return losses.tolist()
+
+    def train(self, place: int, folder: str, seed: int) -> dict[str, Any]:
         """All of it, accuracies included; compiled before the clock starts."""
-        solver = solver_of(EXPERIMENTS[place], folder)
+        solver = solver_of(EXPERIMENTS[place], folder, seed=seed)
         solver._trainee.prepare()
         begun = time.perf_counter()
         solver.train()
         return {
             "seconds": time.perf_counter() - begun,
             "steps": solver.iteration,
-            "losses": solver.loss_history,
+            "measured": len(solver.val_acc_history),
             "train": max(solver.train_acc_history),
             "val": solver.best_val_acc,
         }
@@ -56,41 +78,46 @@ class Ours:
 class Torch:
     """The same net, weights and minibatches; the penalty is added as its users write it."""
 
-    def train(self, place: int, folder: str, most: int) -> dict[str, Any]:
-        """At most so many steps: their losses, and seconds of one of them in its better layout."""
+    def start(self, place: int, folder: str, dtype: str, last: bool) -> None:
         import torch
 
         from bench.torch_peer import Net
 
         torch.set_flush_denormal(True)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        experiment = EXPERIMENTS[place]
-        solver = solver_of(experiment, folder)
+        self.torch, self.experiment = torch, EXPERIMENTS[place]
+        solver = self.solver = solver_of(self.experiment, folder, dtype)
         model = solver.model._model()
         solver.model._put(model)
-        x, y = torch.from_numpy(solver.X_train), torch.from_numpy(solver.y_train)
-        steps = min(most, solver.num_iterations)
-        rows = []
-        for solver.epoch in range(experiment.epochs):
-            rows += list(torch.from_numpy(solver._epoch_rows()))
-        found = []
-        for last in (False, True):
-            net = Net(model, channels_last=last)
-            adam = torch.optim.Adam(list(net.params.values()), lr=experiment.rate, fused=True)
-            weights = [p for p in net.params.values() if p.ndim > 1]
-            losses, times = [], []
-            for row in rows[:steps]:
-                begun = time.perf_counter()
-                loss = net.loss(x[row], y[row])
-                if experiment.net["reg"]:
-                    loss = loss + 0.5 * experiment.net["reg"] * sum((w * w).sum() for w in weights)
-                adam.zero_grad(set_to_none=True)
-                loss.backward()
-                adam.step()
-                losses.append(loss.item())
-                times.append(time.perf_counter() - begun)
-            found.append({"losses": losses, "step": statistics.median(times)})
-        return min(found, key=lambda one: one["step"])
+        self.net = Net(model, channels_last=last)
+        self.x, self.y = torch.from_numpy(solver.X_train), torch.from_numpy(solver.y_train)
+        self.dtype = getattr(torch, dtype)
+
+    def steps(self, most: int) -> dict[str, Any]:
+        """At most so many first steps: their losses, and the median seconds of one."""
+        reg, params = self.experiment.net["reg"], list(self.net.params.values())
+        adam = self.torch.optim.Adam(params, lr=self.experiment.rate, fused=True)
+        losses, times = [], []
+        for row in self.torch.from_numpy(first_rows(self.solver, most)):
+            begun = time.perf_counter()
+            loss = self.net.loss(self.x[row].to(self.dtype), self.y[row])
+            if reg:
+                loss = loss + 0.5 * reg * sum((w * w).sum() for w in params if w.ndim > 1)
+            adam.zero_grad(set_to_none=True)
+            loss.backward()
+            adam.step()
+            losses.append(loss.item())
+            times.append(time.perf_counter() - begun)
+        return {"losses": losses, "step": statistics.median(times)}
+
+    def accuracies(self) -> float:
+        """Seconds of measuring the accuracies once, as the Solver does it, but in larger pieces."""
+        begun = time.perf_counter()
+        with self.torch.no_grad():
+            for x in (self.x[:1000], self.torch.from_numpy(self.solver.X_val)):
+                for part in x.split(500):
+                    self.net.scores(part, training=False).argmax(1)
+        return time.perf_counter() - begun
 
 
 class Layers:

@@ -325,3 +325,39 @@ def test_a_batch_off_the_line_is_named(monkeypatch, options):
 
 def test_every_contestant_has_a_column():
     assert set(CONTESTANTS) < set(contest.COLUMNS)
+
+
+def test_the_course_s_experiments_are_the_same_in_pytorch(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from bench.course import TOLERANCE, apart
+    from bench.course_runner import PARTS, Ours, Torch
+
+    rng, threads = np.random.default_rng(0), torch.get_num_threads()
+    for part in PARTS:
+        count = 120 if part.endswith("train") else 20
+        shape = (count, 3, 32, 32) if part.startswith("X") else (count,)
+        drawn = 50 * rng.standard_normal(shape) if part.startswith("X") else rng.integers(0, 10, shape)
+        np.save(tmp_path / f"{part}.npy", drawn.astype(np.float32 if part.startswith("X") else np.int64))
+    words = {"place": 0, "folder": str(tmp_path)}
+    peer = Torch()
+    try:
+        peer.start(**words, dtype="float64", last=False)
+        wanted = peer.steps(most=5)["losses"]
+        assert peer.accuracies() > 0
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+    found = Ours().first(**words, most=5, dtype="float64")
+    assert len(found) == len(wanted) == 5 and apart(found, wanted) < 1e-12
+    assert apart([*found[:4], found[4] * (1 + 2 * TOLERANCE)], wanted) > TOLERANCE
+    trained = Ours().train(**words, seed=0)
+    assert trained["steps"] == 20 and trained["measured"] == 11 and trained["train"] > 0.2
+
+
+def test_the_course_s_calls_are_right():
+    from bench.course_runner import Layers, Neighbours
+
+    assert len(Layers().first([3, 4])) == 2
+    neighbours = Neighbours()
+    assert neighbours.start() < 1e-6
+    assert neighbours.sample("ours") > 0 and neighbours.sample("numpy") > 0 and neighbours.needed() < 1024
