@@ -327,11 +327,12 @@ def test_every_contestant_has_a_column():
     assert set(CONTESTANTS) < set(contest.COLUMNS)
 
 
-def test_the_course_s_experiments_are_the_same_in_pytorch(tmp_path):
+def test_the_course_s_experiments_are_the_same_in_pytorch(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     from bench.course import TOLERANCE, apart
     from bench.course_runner import PARTS, Ours, Torch
 
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     rng, threads = np.random.default_rng(0), torch.get_num_threads()
     for part in PARTS:
         count = 120 if part.endswith("train") else 20
