@@ -110,14 +110,16 @@ class Torch:
             times.append(time.perf_counter() - begun)
         return {"losses": losses, "step": statistics.median(times)}
 
-    def accuracies(self) -> float:
-        """Seconds of measuring the accuracies once, as the Solver does it, but in larger pieces."""
+    def accuracies(self) -> dict[str, float]:
+        """The accuracy on the validation pictures, and seconds of measuring both as the Solver does it, but in larger
+        pieces."""
         begun = time.perf_counter()
+        y = self.torch.from_numpy(self.solver.y_val)
         with self.torch.no_grad():
             for x in (self.x[:1000], self.torch.from_numpy(self.solver.X_val)):
-                for part in x.split(500):
-                    self.net.scores(part, training=False).argmax(1)
-        return time.perf_counter() - begun
+                found = [self.net.scores(part.to(self.dtype), training=False).argmax(1) for part in x.split(500)]
+                right = self.torch.cat(found)
+        return {"seconds": time.perf_counter() - begun, "val": float((right == y).float().mean())}
 
 
 class Layers:

@@ -18,6 +18,7 @@ import numpy as np
 
 from nbnn.arrays import arena, people_view
 from nbnn.buffers import layout, seen
+from nbnn.inputs import as_gathered
 from nbnn.lower import tensor_array
 from nbnn.op import Array, Call, Form, Op, Shape, call
 from nbnn.step import Step
@@ -113,7 +114,7 @@ class _Memory:
 
     def put(self, name: str, value: np.ndarray) -> None:
         """Examples as people see them."""
-        value = np.ascontiguousarray(value)
+        value = as_gathered(value)
         address, code = _launch_of("gather", self.dtype).data(value)
         self.launch("gather", address, code, np.arange(len(value)), self.operand(name))
 
@@ -135,6 +136,7 @@ class Eager:
     """An op with one input of that shape, which keeps nothing from call to call."""
 
     def __init__(self, op: Op, shape: Shape, dtype: str) -> None:
+        self._title = type(op).__name__
         self.op, self.shape, self.dtype = op.chosen(shape), shape, dtype
         self.out = op.shape(shape)
         self._params = self.op.params(shape)
@@ -157,6 +159,8 @@ class Eager:
         before = self.op.forward(self.shape)
         if not self._names(calls) & (self._names(before) - {"x", *self._params}):
             before = []
+        if dy.shape != (len(x), *self.out):
+            raise ValueError(f"{self._title}: dy must have the shape of y, {(len(x), *self.out)}, got {dy.shape}")
         memory = self._memory([*before, *calls, call("copy", "dy", "dx")], x, params)
         memory.put("dy", dy)
         memory.run([*before, *calls])
@@ -169,6 +173,11 @@ class Eager:
         return {name for name in names if self._arrays[name].memory[0] != "workers"}
 
     def _memory(self, calls: list[Call], x: np.ndarray, params: dict[str, np.ndarray]) -> _Memory:
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"{self._title}: x must have shape (N, {str(self.shape)[1:-1]}), got {x.shape}")
+        for name, array in self._params.items():
+            if params[name].shape != array.shape:
+                raise ValueError(f"{self._title}: {name} must have shape {array.shape}, got {params[name].shape}")
         memory = _Memory(self._arrays, calls, self.op.dense_input, len(x), self.dtype)
         memory.put("x", x)
         for name in self._params:

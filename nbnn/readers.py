@@ -299,7 +299,7 @@ def _cifar_files(
     span = " ... ".join(dict.fromkeys((first.train[0], first.train[-1])))
     raise FileNotFoundError(
         f"{name}: {root} holds none of its files; wanted {span} there or in {first.folder}, or the python batches "
-        f'there or in {second.folder}. nbnn.fetch.fetch("{name}") downloads them'
+        f'there or in {second.folder}. fetch("{name}") of nbnn.fetch downloads them'
     )
 
 
@@ -307,7 +307,7 @@ def _folder(name: str, folder: str | os.PathLike[str]) -> pathlib.Path:
     root = pathlib.Path(folder)
     if not root.is_dir():
         what = "is a file; name the folder that holds it" if root.exists() else "is missing"
-        raise FileNotFoundError(f'{name}: the folder {root} {what}; nbnn.fetch.fetch("{name}") makes one')
+        raise FileNotFoundError(f'{name}: the folder {root} {what}; fetch("{name}") of nbnn.fetch makes one')
     return root
 
 
@@ -343,7 +343,8 @@ def _idx_set(
     missing = [file for _, *files in _IDX for file in files if _idx_path(root, file) is None]
     if missing:
         raise FileNotFoundError(
-            f'{name}: {root} lacks {", ".join(missing)} (with or without .gz); nbnn.fetch.fetch("{name}") downloads it'
+            f'{name}: {root} lacks {", ".join(missing)} (with or without .gz); fetch("{name}") of nbnn.fetch '
+            "downloads it"
         )
     parts = {}
     for part, *files in _IDX:

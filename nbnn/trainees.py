@@ -121,7 +121,7 @@ class PlainTrainee:
         return {name: np.array(value) for name, value in self.model.params.items()}
 
     def put(self, arrays: dict[str, np.ndarray]) -> None:
-        self.model.params = arrays
+        self.model.params = dict(arrays)
 
     def save(self, path: pathlib.Path) -> None:
         save_arrays(path, self.model.params)

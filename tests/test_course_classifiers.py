@@ -53,7 +53,7 @@ def test_predictions_are_the_same_in_pieces(loops, monkeypatch):
     knn = KNearestNeighbor()
     knn.train(x, y)
     wanted = knn.predict(test, k=5)
-    monkeypatch.setattr(module, "BLOCK", 8 * 40 * 4)
+    monkeypatch.setattr(module, "DISTANCES", 8 * 40 * 4)
     np.testing.assert_array_equal(knn.predict(test, k=5, num_loops=loops), wanted)
     nearest = np.argsort(((test[:, None] - x) ** 2).sum(axis=2), axis=1)[:, :5]
     np.testing.assert_array_equal(wanted, [np.bincount(y[row], minlength=3).argmax() for row in nearest])

@@ -94,7 +94,7 @@ def test_what_cannot_be_found_or_is_too_much(tmp_path, monkeypatch):
     assert str(error.value) == (
         "get_CIFAR10_data: there is no cifar-10-batches-py in cs231n/datasets, in datasets or here, and none in "
         f"{pathlib.Path('fetched/cifar10')}; name its folder with cifar10_dir, or download it with "
-        'nbnn.fetch.fetch("cifar10")'
+        'fetch("cifar10") of nbnn.fetch'
     )
     made(tmp_path)
     for options, sentence in (

@@ -136,6 +136,24 @@ def test_fast_convolution_is_the_naive_one(x, w, stride, pad, dtype):
         np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())
 
 
+def test_fast_layers_take_what_the_naive_ones_take():
+    """Mixed dtypes, half precision, the other byte order, transposed arrays: the same dtypes and numbers come back."""
+    param = {"stride": 1, "pad": 1}
+    for kinds in ((np.float32, np.float64, np.float64), (np.float64, np.float32, np.float32), (">f8", "<f4", ">f4")):
+        shapes = (2, 3, 5, 6), (4, 3, 3, 3), (4,)
+        given = [drawn(*shape).astype(kind) for shape, kind in zip(shapes, kinds, strict=True)]
+        given[0] = given[0].transpose(0, 1, 3, 2)
+        (out, cache), (wanted, other) = conv_forward_fast(*given, param), conv_forward_naive(*given, param)
+        np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-5)
+        for found, naive in zip(conv_backward_fast(out, cache), conv_backward_naive(wanted, other), strict=True):
+            assert found.dtype.newbyteorder("=") == naive.dtype.newbyteorder("=")
+            np.testing.assert_allclose(found, naive, rtol=1e-4, atol=1e-3)
+    out, _ = conv_forward_fast(
+        drawn(1, 2, 4, 4).astype(np.float16), drawn(3, 2, 3, 3).astype(np.float16), [0, 0, 0], param
+    )
+    assert np.isfinite(out).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("shape", "tall", "wide", "stride"), POOLS)
 def test_fast_pool_is_the_naive_one_ties_and_all(shape, tall, wide, stride, dtype):
@@ -284,7 +302,8 @@ def test_gradients_equal_differences(name):
 
         wanted = eval_numerical_gradient_array(moved, array.copy(), dout)
         # a bias before batchnorm has no gradient: what differences show there is rounding
-        assert rel_error(wanted, gradient) < tolerance or np.abs(wanted - gradient).max() < 1e-9, place
+        nothing = "batchnorm" in name and place == 2 and np.abs(wanted - gradient).max() < 1e-9
+        assert rel_error(wanted, gradient) < tolerance or nothing, place
 
 
 def test_groupnorm_s_gradients_have_the_shape_of_its_parameters():
@@ -379,6 +398,17 @@ def test_spatial_batchnorm_is_batchnorm_over_all_places():
         (
             lambda: conv_forward_naive(drawn(1, 2, 5, 5), drawn(1, 2, 7, 7), drawn(1), {"stride": 1, "pad": 0}),
             "Conv: a 7x7 window does not fit its 5x5 input; pad it by at least 1 or make the window smaller",
+        ),
+        (
+            lambda: conv_backward_fast(
+                drawn(1, 3, 5, 5),
+                conv_forward_fast(drawn(2, 2, 5, 5), drawn(3, 2, 3, 3), drawn(3), {"stride": 1, "pad": 1})[1],
+            ),
+            "Conv: dy must have the shape of y, (2, 3, 5, 5), got (1, 3, 5, 5)",
+        ),
+        (
+            lambda: conv_forward_fast(drawn(2, 2, 5, 5), drawn(3, 2, 3, 3), drawn(1), {"stride": 1, "pad": 1}),
+            "Conv: b must have shape (3,), got (1,)",
         ),
         (lambda: max_pool_forward_naive(drawn(2, 3), pool_2x2()), "max pooling wants x (N, C, H, W), got (2, 3)"),
         (

@@ -78,3 +78,17 @@ def test_rules_are_those_of_the_solver():
         model.train_steps(x, y, update_rule="adam")
     for key in mine:
         np.testing.assert_allclose(mine[key], model.params[key], rtol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [optim.sgd_momentum, optim.sgd_nesterov_momentum, optim.rmsprop, optim.adam])
+def test_memory_in_columns_is_kept_as_well(rule):
+    """A transposed w and a transposed velocity are followed like others."""
+    rng = np.random.default_rng(0)
+    w, dw = rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
+    found = []
+    for order in ("C", "F"):
+        config, weights = None, np.array(w, order=order)
+        for _ in range(3):
+            weights, config = rule(weights, np.array(dw, order=order), config)
+        found.append(weights)
+    np.testing.assert_array_equal(*found)

@@ -593,21 +593,21 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path):
 def test_missing_files_are_named(tmp_path):
     folder = tmp_path / "none"
     assert absent(readers.cifar10, folder) == (
-        f'cifar10: the folder {folder} is missing; nbnn.fetch.fetch("cifar10") makes one'
+        f'cifar10: the folder {folder} is missing; fetch("cifar10") of nbnn.fetch makes one'
     )
     folder.mkdir()
     assert absent(readers.cifar10, folder) == (
         f"cifar10: {folder} holds none of its files; wanted data_batch_1.bin ... data_batch_5.bin there or in "
-        'cifar-10-batches-bin, or the python batches there or in cifar-10-batches-py. nbnn.fetch.fetch("cifar10") '
+        'cifar-10-batches-bin, or the python batches there or in cifar-10-batches-py. fetch("cifar10") of nbnn.fetch '
         "downloads them"
     )
     assert absent(readers.cifar100, folder) == (
         f"cifar100: {folder} holds none of its files; wanted train.bin there or in cifar-100-binary, or the python "
-        'batches there or in cifar-100-python. nbnn.fetch.fetch("cifar100") downloads them'
+        'batches there or in cifar-100-python. fetch("cifar100") of nbnn.fetch downloads them'
     )
     assert absent(readers.mnist, folder) == (
         f"mnist: {folder} lacks train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
-        't10k-labels-idx1-ubyte (with or without .gz); nbnn.fetch.fetch("mnist") downloads it'
+        't10k-labels-idx1-ubyte (with or without .gz); fetch("mnist") of nbnn.fetch downloads it'
     )
     cifar10_folder(folder / "cifar-10-batches-py", python2)
     (folder / "cifar-10-batches-py" / "data_batch_2").unlink()
@@ -621,7 +621,7 @@ def test_missing_files_are_named(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"")
     assert absent(readers.mnist, file) == (
-        f'mnist: the folder {file} is a file; name the folder that holds it; nbnn.fetch.fetch("mnist") makes one'
+        f'mnist: the folder {file} is a file; name the folder that holds it; fetch("mnist") of nbnn.fetch makes one'
     )
     with pytest.raises(IsADirectoryError) as error:
         readers.read_python_batch(folder)

@@ -3,7 +3,8 @@
     from nbnn.course.row_layers import affine_forward
     nbnn.course.as_modules("cs231n", "nndl")        # from then on: from cs231n.layers import *
 
-`layers` and `optim` call the reference kernels, `fast_layers` the jitted ones, `gradient_check` checks them.
+`layers`, `conv_layers` and `optim` call the reference kernels, `fast_layers` the jitted ones; the nets of `fc_net` and
+`cnn` are compiled graphs. docs/course.md has the whole list.
 """
 
 from __future__ import annotations

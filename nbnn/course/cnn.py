@@ -6,11 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from nbnn.course import conv_layer_utils, conv_layers, fast_layers, fc_net
+from nbnn.course.conv_layer_utils import *  # noqa: F403 - the course's module brings all layers along
+from nbnn.course.conv_layers import *  # noqa: F403
+from nbnn.course.fast_layers import *  # noqa: F403
+from nbnn.course.fc_net import *  # noqa: F403
 from nbnn.course.nets import Net
 from nbnn.op import Op
 from nbnn.ops import Affine, Conv, MaxPool, ReLU
 
 __all__ = ["ThreeLayerConvNet"]
+__all__ += fc_net.__all__
+__all__ += conv_layers.__all__
+__all__ += fast_layers.__all__
+__all__ += conv_layer_utils.__all__
 
 
 class ThreeLayerConvNet(Net):
@@ -36,12 +45,12 @@ class ThreeLayerConvNet(Net):
         pooled = num_filters * (height // 2) * (width // 2)
         shapes = (num_filters, channels, filter_size, filter_size), (pooled, hidden_dim), (hidden_dim, num_classes)
         for layer, (shape, node) in enumerate(zip(shapes, ("conv1", "affine1", "affine2"), strict=True), start=1):
-            width = shape[0] if layer == 1 else shape[1]
+            units = shape[0] if layer == 1 else shape[1]
             self.params[f"W{layer}"] = weight_scale * np.random.randn(*shape)
-            self.params[f"b{layer}"] = np.zeros(width)
+            self.params[f"b{layer}"] = np.zeros(units)
             self._homes |= {f"W{layer}": f"{node}.w", f"b{layer}": f"{node}.b"}
             if use_batchnorm and layer < 3:
-                self.params |= {f"gamma{layer}": np.ones(width), f"beta{layer}": np.zeros(width)}
+                self.params |= {f"gamma{layer}": np.ones(units), f"beta{layer}": np.zeros(units)}
                 self._homes |= {f"gamma{layer}": f"norm{layer}.gamma", f"beta{layer}": f"norm{layer}.beta"}
                 self._norms.append(f"norm{layer}")
                 self.bn_params.append({"mode": "train"})

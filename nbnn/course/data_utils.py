@@ -85,5 +85,5 @@ def _found() -> pathlib.Path:
             return place
     raise FileNotFoundError(
         f"get_CIFAR10_data: there is no cifar-10-batches-py in cs231n/datasets, in datasets or here, and none in "
-        f'{fetched}; name its folder with cifar10_dir, or download it with nbnn.fetch.fetch("cifar10")'
+        f'{fetched}; name its folder with cifar10_dir, or download it with fetch("cifar10") of nbnn.fetch'
     )

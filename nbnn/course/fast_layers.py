@@ -45,7 +45,9 @@ def conv_backward_fast(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray,
     """dx, dw, db."""
     (dout,), (x, w, b, conv_param) = floats(dout), cache
     grads = _eager(conv_node(x, w, conv_param), x, w, dout).backward(x, dout, w=w, b=b)
-    return grads["dx"], grads["dw"], grads["db"]
+    kinds = {"dx": np.result_type(dout, w), "dw": w.dtype, "db": b.dtype}
+    dx, dw, db = (grads[name].astype(kind, copy=False) for name, kind in kinds.items())
+    return dx, dw, db
 
 
 def max_pool_forward_fast(x: Any, pool_param: Params) -> tuple[np.ndarray, Cache]:
@@ -57,7 +59,7 @@ def max_pool_forward_fast(x: Any, pool_param: Params) -> tuple[np.ndarray, Cache
 def max_pool_backward_fast(dout: Any, cache: Cache) -> np.ndarray:
     """dx: the first maximum of each window gets its gradient."""
     (dout,), (x, pool_param) = floats(dout), cache
-    return _eager(pool_node(x, pool_param), x, dout).backward(x, dout)["dx"]
+    return _eager(pool_node(x, pool_param), x, dout).backward(x, dout)["dx"].astype(dout.dtype, copy=False)
 
 
 # The course has several ways to the same results; here there is one.

@@ -7,15 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from nbnn.course import layer_utils, layers
+from nbnn.course.layer_utils import *  # noqa: F403 - the course's module brings all layers along, as notebooks expect
+from nbnn.course.layers import *  # noqa: F403
 from nbnn.course.nets import Net
 from nbnn.op import Op
 from nbnn.ops import Affine, LayerNorm, ReLU
 
 __all__ = ["FullyConnectedNet", "TwoLayerNet"]
+__all__ += layers.__all__
+__all__ += layer_utils.__all__
 
 
 class TwoLayerNet(Net):
-    """affine, relu, affine, softmax; parameters W1 b1 W2 b2, float64."""
+    """affine, relu, affine, softmax; parameters W1 b1 W2 b2, float64. C147 says hidden_dims for hidden_dim."""
 
     def __init__(
         self,
@@ -24,8 +29,11 @@ class TwoLayerNet(Net):
         num_classes: int = 10,
         weight_scale: float = 1e-3,
         reg: float = 0.0,
+        *,
+        hidden_dims: int | None = None,
     ) -> None:
         super().__init__((input_dim,), reg, np.float64)
+        hidden_dim = hidden_dim if hidden_dims is None else hidden_dims
         self._homes = {"W1": "affine1.w", "b1": "affine1.b", "W2": "affine2.w", "b2": "affine2.b"}
         self._units = hidden_dim, num_classes
         self.params["W1"] = weight_scale * np.random.randn(input_dim, hidden_dim)
@@ -76,8 +84,9 @@ class FullyConnectedNet(Net):
         self._units = [*map(int, hidden_dims), num_classes]
         if self.use_dropout:
             self.dropout_param = {"mode": "train", "p": keep, **({} if seed is None else {"seed": seed})}
+        if normalization:
+            self.bn_params = [{"mode": "train"} if self.use_batchnorm else {} for _ in hidden_dims]
         if self.use_batchnorm:
-            self.bn_params = [{"mode": "train"} for _ in hidden_dims]
             self._norms = [f"norm{layer}" for layer in range(1, self.num_layers)]
         for layer, (columns, units) in enumerate(zip([input_dim, *self._units], self._units, strict=False), start=1):
             made = {

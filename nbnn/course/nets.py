@@ -43,16 +43,18 @@ class Net:
         return BatchNorm(name=self._norms[place], **settings)
 
     def _dropout(self, name: str) -> Dropout:
-        return Dropout(1 - self.dropout_param["p"], name=name)
+        p, meaning = self.dropout_param["p"], self.dropout_param.get("p_means", "keep")
+        return Dropout(1 - p if meaning == "keep" else p, name=name)
 
     def loss(self, X: Any, y: Any = None) -> Any:
         """`loss(X)` gives the scores in test mode, `loss(X, y)` (loss, gradients by name) in training, with
-        0.5 * reg * sum(W * W) over the weights. What is not finite is returned as it is."""
+        0.5 * reg * sum(W * W) over the weights. A loss that is not finite is NaN."""
         x, mode = self._examples(X), "test" if y is None else "train"
-        for param in (*self.bn_params, *([self.dropout_param] if self.dropout_param else [])):
+        for param in (*self.bn_params[: len(self._norms)], *([self.dropout_param] if self.dropout_param else [])):
             param["mode"] = mode
-        model = self._model()
-        self._put(model)
+        model = self.synchronised()
+        if "seed" in self.dropout_param:  # the same numbers are dropped each time
+            model.seed, model.steps_taken = inputs.seed(self.dropout_param["seed"]), 0
         if y is None:
             return model._forward(x)
         try:
@@ -66,13 +68,14 @@ class Net:
 
     def trainee(self, *args: Any, **options: Any) -> Any:
         """What a Solver trains: the compiled step, unless a subclass has a loss of its own."""
-        return None if type(self).loss is not Net.loss else _NetTrainee(self, *args, **options)
+        own = getattr(self.loss, "__func__", None) is not Net.loss
+        return None if own else _NetTrainee(self, *args, **options)
 
     def _examples(self, X: Any) -> np.ndarray:
         """Examples in the shape of the input, in a dtype that the graph reads as it is."""
         x = np.asarray(X)
-        if x.ndim > 0 and x.shape[1:] != self._input and x.size == len(x) * np.prod(self._input):
-            x = x.reshape(len(x), *self._input)
+        if x.ndim > 2 and len(self._input) == 1:  # pictures for a net of vectors
+            x = x.reshape(len(x), -1)
         return inputs.examples(x, self._model().graph)
 
     def _model(self) -> nbnn.Model:
@@ -80,9 +83,14 @@ class Net:
         nodes = self._nodes()
         if self._built is None or self._built[0] != nodes:
             graph = nbnn.Graph(nodes, input=self._input, loss="softmax")
-            seed = self.dropout_param.get("seed", 0)
-            self._built = nodes, nbnn.compile(graph, dtype=np.dtype(self.dtype).name, seed=seed)
+            self._built = nodes, nbnn.compile(graph, dtype=np.dtype(self.dtype).name)
         return self._built[1]
+
+    def synchronised(self) -> nbnn.Model:
+        """The compiled graph with our arrays in it."""
+        model = self._model()
+        self._put(model)
+        return model
 
     def _put(self, model: nbnn.Model) -> None:
         """Our arrays into the model."""
@@ -93,12 +101,12 @@ class Net:
                 model.params[home] = self.params[name]
             except (TypeError, ValueError) as problem:
                 raise type(problem)(str(problem).replace(home, f"params[{name!r}]", 1)) from None
-        for param, norm in zip(self.bn_params, self._norms, strict=True):
+        for param, norm in zip(self.bn_params, self._norms, strict=False):
             for key, own in (("running_mean", "mean"), ("running_var", "var")):
                 model.state[f"{norm}.{own}"] = param.get(key, np.zeros(model.state[f"{norm}.{own}"].shape))
 
     def _take_figures(self, model: nbnn.Model) -> None:
-        for param, norm in zip(self.bn_params, self._norms, strict=True):
+        for param, norm in zip(self.bn_params, self._norms, strict=False):
             for key, own in (("running_mean", "mean"), ("running_var", "var")):
                 param[key] = np.array(model.state[f"{norm}.{own}"])
 
@@ -111,7 +119,7 @@ class Net:
 
 class _NetTrainee(CompiledTrainee):
     """A net of the course under a Solver: whole steps in compiled code. A step whose loss is not finite is counted and
-    changes nothing, since course code searches among learning rates that are too large."""
+    changes no weight, since course code searches among learning rates that are too large."""
 
     def __init__(
         self, net: Net, data: Mapping[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
@@ -123,7 +131,7 @@ class _NetTrainee(CompiledTrainee):
         super().__init__(net._model(), given, rule, config, reg=0.0, clip=clip)
 
     def prepare(self) -> None:
-        self.net._put(self.model)
+        self.model = self.net.synchronised()
         super().prepare()
 
     def steps(self, rows: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, Exception | None]:
@@ -136,13 +144,14 @@ class _NetTrainee(CompiledTrainee):
         return found, None
 
     def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:
+        self.model = self.net.synchronised()
         return accuracy_of(lambda part: self.model._forward(self.net._examples(part)), x, y, batch_size, pause)
 
     def copy(self) -> dict[str, np.ndarray]:
         return {name: value.copy() for name, value in self.net.params.items()}
 
     def put(self, arrays: dict[str, np.ndarray]) -> None:
-        self.net.params = arrays
+        self.net.params = dict(arrays)
         self.net._put(self.model)
         self.memory.heal(self.model._params)
 

@@ -35,9 +35,9 @@ def _step(rule: str, w: Any, dw: Any, config: Config | None, *memory: str) -> tu
     if "t" in config:
         config["t"] += 1
     settings = settings_of(rule, config, config.get("t", 0))
-    kept = [np.array(config[key] if key in config else np.zeros_like(w), dtype=w.dtype) for key in memory]
+    kept = [np.array(config.get(key, np.zeros(w.shape)), dtype=w.dtype, order="C") for key in memory]
     m, v = (kept * 2)[:2] if kept else (w, w)
-    next_w = w.copy()
+    next_w = np.array(w, order="C")
     flat = (a.reshape(-1) for a in (np.asarray(dw, w.dtype), next_w, m, v))
     reference.update(RULES.index(rule), 0, settings, *flat)
     config.update(zip(memory, kept, strict=True))

@@ -1,5 +1,4 @@
 """`nbnn.course.cnn` under the address that CS231n gives it."""
 
-from nbnn.course.cnn import ThreeLayerConvNet
-
-__all__ = ["ThreeLayerConvNet"]
+from nbnn.course.cnn import *  # noqa: F403
+from nbnn.course.cnn import __all__ as __all__

@@ -13,7 +13,8 @@ import numpy as np
 
 __all__ = ["KNearestNeighbor"]
 
-BLOCK = 1 << 26  # bytes of training rows that are float64 at a time, and of distances that `predict` holds
+BLOCK = 1 << 26  # bytes of training rows that are float64 at a time
+DISTANCES = 1 << 28  # bytes of them that `predict` holds
 
 
 class KNearestNeighbor:
@@ -43,7 +44,7 @@ class KNearestNeighbor:
         if num_loops not in ways:
             raise ValueError(f"Invalid value {num_loops!r} for num_loops; it is 0, 1 or 2")
         X = self._fitting(X)
-        together = max(1, BLOCK // (8 * len(self.X_train)))
+        together = max(1, DISTANCES // (8 * len(self.X_train)))
         parts = [ways[num_loops](X[n : n + together]) for n in range(0, len(X), together)]
         return np.concatenate([self.predict_labels(part, k) for part in parts] or [self.y_train[:0]])
 
@@ -53,7 +54,7 @@ class KNearestNeighbor:
         dists = np.empty((len(X), len(self.X_train)))
         for i in range(len(X)):
             for j in range(len(self.X_train)):
-                dists[i, j] = self._distance(X[i] - self.X_train[j].astype(np.float64))
+                dists[i, j] = self._distance(X[i] - self.X_train[j].astype(np.float64, copy=False))
         return dists
 
     def compute_distances_one_loop(self, X: Any) -> np.ndarray:
