@@ -102,6 +102,14 @@ BROKEN = [
     ),
     ("Affine(0)", "Affine: units must be a whole number of at least 1, got 0"),
     ('Affine(10, init="orthogonal")', "Affine: " + INIT + "'orthogonal'"),
+    (
+        "MaxPool((2, 3))",
+        "MaxPool: a 2x3 window needs a stride: only a square one has its own side for it",
+    ),
+    (
+        "MaxPool((2, 3, 4), 2)",
+        "MaxPool: size must be a whole number from 1 to 2**48, or two of them (height, width), got (2, 3, 4)",
+    ),
     ("MaxPool(0)", "MaxPool: size must be a whole number from 1 to 2**48, or two of them (height, width), got 0"),
     ("MaxPool(2, stride=0)", "MaxPool: stride must be a whole number of at least 1, got 0"),
     ("MaxPool(2, pad=-1)", "MaxPool: pad must be a whole number of at least 0, got -1"),
