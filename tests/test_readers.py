@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import nbnn
-from nbnn import batches, readers
+from nbnn import batches, formats, readers
 
 SHARED = pathlib.Path(nbnn.__file__).resolve().parent.parent.parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real pictures (../shared/data) are not here")
@@ -275,7 +275,7 @@ def test_idx_of_every_dtype(tmp_path, dtype):
     array = np.arange(24).reshape(2, 3, 4).astype(dtype)
     for content in (idx(array, code), gzip.compress(idx(array, code))):
         (tmp_path / "a").write_bytes(content)
-        found = readers.read_idx(tmp_path / "a")
+        found = formats.read_idx(tmp_path / "a")
         assert np.array_equal(found, array) and found.dtype == np.dtype(dtype).newbyteorder("=")
         assert found.flags.writeable
 
@@ -283,7 +283,7 @@ def test_idx_of_every_dtype(tmp_path, dtype):
 def test_cifar_binary_by_records(tmp_path):
     pictures, fine = made(3, 0, 100)
     (tmp_path / "a.bin").write_bytes(binary(pictures, fine // 5, fine))
-    x, y = readers.read_cifar_binary(tmp_path / "a.bin", label_bytes=2)
+    x, y = formats.read_cifar_binary(tmp_path / "a.bin", label_bytes=2)
     assert np.array_equal(x, pictures.reshape(-1, 3, 32, 32))
     assert np.array_equal(y, np.stack([fine // 5, fine], axis=1)) and y.dtype == np.int64
 
@@ -303,7 +303,7 @@ def test_a_batch_holds_what_was_written(tmp_path, protocol):
         "long": np.arange(200_000, dtype=np.int32),
     }
     (tmp_path / "meta").write_bytes(pickle.dumps(written, protocol))
-    found = readers.read_python_batch(tmp_path / "meta")
+    found = formats.read_python_batch(tmp_path / "meta")
     assert [*found] == [key if isinstance(key, str) else key.decode() for key in written]
     for key, wanted in written.items():
         value = found[key if isinstance(key, str) else key.decode()]
@@ -323,7 +323,7 @@ def test_what_python_2_wrote_is_what_python_reads(tmp_path, write):
     by_python = pickle.loads(content, encoding="bytes")
     assert np.array_equal(by_python[b"data"], pictures) and by_python[b"labels"] == labels.tolist()
     (tmp_path / "data_batch_1").write_bytes(content)
-    found = readers.read_python_batch(tmp_path / "data_batch_1")
+    found = formats.read_python_batch(tmp_path / "data_batch_1")
     assert np.array_equal(found["data"], pictures) and found["labels"] == labels.tolist()
     assert write is python2_text or found["filenames"] == ["cat_0.png", "cat_1.png", "cat_2.png"]
 
@@ -378,7 +378,7 @@ def test_nothing_in_a_batch_is_ever_run(tmp_path, name):
     content = dict(hostile(tmp_path / "made by a batch"))[name]
     for whole in (content, b"}X\x04\0\0\0data" + content[:-1] + b"s."):
         (tmp_path / "data_batch_1").write_bytes(whole)
-        sentence = refused(readers.read_python_batch, tmp_path / "data_batch_1")
+        sentence = refused(formats.read_python_batch, tmp_path / "data_batch_1")
         assert sentence.startswith(f"{tmp_path / 'data_batch_1'} is no python batch of CIFAR: ")
         assert sentence.endswith("; nothing in it was run. Download the batch anew, or take the binary version")
         assert [p.name for p in tmp_path.iterdir()] == ["data_batch_1"]
@@ -402,7 +402,7 @@ def test_the_sentence_names_what_was_asked_for():
 
 
 def test_the_reader_imports_nothing_that_could_run_a_batch():
-    for module in (batches, readers):
+    for module in (batches, formats, readers):
         names = set()
         for node in ast.walk(ast.parse(pathlib.Path(module.__file__).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -538,9 +538,9 @@ def survives(read, path, content):
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != "binary"])
 def test_damaged_batches_load_or_say_so(tmp_path, name):
     rng, content = random.Random(name), WRITERS[name](*made(2, 0))
-    outcomes = [survives(readers.read_python_batch, tmp_path / "batch", mutated(content, rng)) for _ in range(100)]
+    outcomes = [survives(formats.read_python_batch, tmp_path / "batch", mutated(content, rng)) for _ in range(100)]
     assert not all(outcomes)
-    assert not survives(readers.read_python_batch, tmp_path / "batch", content[:-1])
+    assert not survives(formats.read_python_batch, tmp_path / "batch", content[:-1])
 
 
 def test_damaged_batches_of_a_set_load_or_say_so(tmp_path):
@@ -560,14 +560,14 @@ def test_damaged_idx_files_load_or_say_so(tmp_path, compressed):
             damaged = gzip.compress(mutated(content, rng), 1)
         else:
             damaged = mutated(gzip.compress(content, 1) if compressed else content, rng)
-        outcomes.append(survives(readers.read_idx, tmp_path / "a", damaged))
+        outcomes.append(survives(formats.read_idx, tmp_path / "a", damaged))
     assert any(outcomes) or compressed
     assert outcomes.count(False) > 50
 
 
 def test_damaged_cifar_files_load_or_say_so(tmp_path):
     rng, content = random.Random(0), binary(*made(3, 0))
-    outcomes = [survives(readers.read_cifar_binary, tmp_path / "a.bin", mutated(content, rng)) for _ in range(150)]
+    outcomes = [survives(formats.read_cifar_binary, tmp_path / "a.bin", mutated(content, rng)) for _ in range(150)]
     assert True in outcomes and False in outcomes
 
 
@@ -578,13 +578,13 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path):
     path.write_bytes(gzip.compress(header + bytes(200_000_000), 1))
     size = path.stat().st_size
     tracemalloc.start()
-    sentence = refused(readers.read_idx, path)
+    sentence = refused(formats.read_idx, path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sentence == f"{path} announces 18 bytes (shape (10,)), but more than 18 are there; download it anew"
     assert peak < 3 * size + 1_000_000
     path.write_bytes(gzip.compress(bytes([0, 0, 8, 1]) + b"\xff\xff\xff\xff" + bytes(1000)))
-    assert re.search(r" announces 4294967303 bytes .* compressed bytes cannot give", refused(readers.read_idx, path))
+    assert re.search(r" announces 4294967303 bytes .* compressed bytes cannot give", refused(formats.read_idx, path))
 
 
 # ---- sentences
@@ -617,37 +617,37 @@ def test_missing_files_are_named(tmp_path):
         "are there, as in batches=(1, 2)"
     )
     assert not readers.is_complete("cifar10", folder)
-    assert absent(readers.read_idx, folder / "a") == f"there is no file {folder / 'a'}; unpack or download it first"
+    assert absent(formats.read_idx, folder / "a") == f"there is no file {folder / 'a'}; unpack or download it first"
     file = tmp_path / "file"
     file.write_bytes(b"")
     assert absent(readers.mnist, file) == (
         f'mnist: the folder {file} is a file; name the folder that holds it; fetch("mnist") of nbnn.fetch makes one'
     )
     with pytest.raises(IsADirectoryError) as error:
-        readers.read_python_batch(folder)
+        formats.read_python_batch(folder)
     assert str(error.value) == f"{folder} is a folder; name a file in it"
 
 
 def test_wrong_files_are_named(tmp_path):
     path = tmp_path / "data_batch_1.bin"
     path.write_bytes(bytes(3073 + 5))
-    assert refused(readers.read_cifar_binary, path) == (
+    assert refused(formats.read_cifar_binary, path) == (
         f"{path} is no CIFAR file of records of 3073 bytes: it has 3078 bytes, and 5 are left over; download it anew, "
         "or read it with label_bytes=2"
     )
     path.write_bytes(b"")
-    assert refused(readers.read_cifar_binary, path) == f"{path} is empty; download it anew"
+    assert refused(formats.read_cifar_binary, path) == f"{path} is empty; download it anew"
     path.write_bytes(b"\x0c" + bytes(3072))
     assert refused(readers.cifar10, tmp_path, batches=(1,)) == (
         f"{path} holds the label 12, but its classes are 0 to 9; download it anew"
     )
     path.write_bytes(b"hello")
-    assert refused(readers.read_idx, path) == (
+    assert refused(formats.read_idx, path) == (
         f"{path} is no idx file: it begins with 68 65 6c 6c, where MNIST has 00 00 08 03 or 00 00 08 01; download "
         "it anew"
     )
     path.write_bytes(bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3]))
-    assert refused(readers.read_idx, path) == (
+    assert refused(formats.read_idx, path) == (
         f"{path} announces 18 bytes (shape (2, 3)), but 15 are there; download it anew"
     )
     batch = tmp_path / "data_batch_1"
@@ -709,7 +709,7 @@ def test_other_wrong_options(tmp_path):
     assert refused(readers.cifar100, tmp_path, labels="rough") == (
         'cifar100: labels must be "fine" or "coarse", got \'rough\''
     )
-    assert refused(readers.read_cifar_binary, tmp_path, label_bytes=3) == (
+    assert refused(formats.read_cifar_binary, tmp_path, label_bytes=3) == (
         "read_cifar_binary: label_bytes must be 1 or 2, got 3"
     )
     assert refused(readers.is_complete, "minst", tmp_path) == "there is no set 'minst'; did you mean 'mnist'?"

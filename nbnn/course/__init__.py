@@ -1,6 +1,6 @@
 """The systems of the courses CS231n and C147 over the engine: their names, signatures, shapes and printed lines.
 
-    from nbnn.course.row_layers import affine_forward
+    from nbnn.course.layers import affine_forward
     nbnn.course.as_modules("cs231n", "nndl")        # from then on: from cs231n.layers import *
 
 `layers`, `conv_layers` and `optim` call the reference kernels, `fast_layers` the jitted ones; the nets of `fc_net` and

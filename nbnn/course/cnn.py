@@ -43,18 +43,13 @@ class ThreeLayerConvNet(Net):
         self.use_batchnorm, self.filter_size = use_batchnorm, filter_size
         self._filters, self._units = num_filters, (hidden_dim, num_classes)
         pooled = num_filters * (height // 2) * (width // 2)
-        shapes = (num_filters, channels, filter_size, filter_size), (pooled, hidden_dim), (hidden_dim, num_classes)
-        for layer, (shape, node) in enumerate(zip(shapes, ("conv1", "affine1", "affine2"), strict=True), start=1):
-            units = shape[0] if layer == 1 else shape[1]
-            self.params[f"W{layer}"] = weight_scale * np.random.randn(*shape)
-            self.params[f"b{layer}"] = np.zeros(units)
-            self._homes |= {f"W{layer}": f"{node}.w", f"b{layer}": f"{node}.b"}
-            if use_batchnorm and layer < 3:
-                self.params |= {f"gamma{layer}": np.ones(units), f"beta{layer}": np.zeros(units)}
-                self._homes |= {f"gamma{layer}": f"norm{layer}.gamma", f"beta{layer}": f"norm{layer}.beta"}
-                self._norms.append(f"norm{layer}")
-                self.bn_params.append({"mode": "train"})
-        self.params = {name: value.astype(self.dtype) for name, value in self.params.items()}
+        self._add_weights(1, "conv1", weight_scale, num_filters, channels, filter_size, filter_size)
+        if use_batchnorm:
+            self._add_norm(1, num_filters)
+        self._add_weights(2, "affine1", weight_scale, pooled, hidden_dim)
+        if use_batchnorm:
+            self._add_norm(2, hidden_dim)
+        self._add_weights(3, "affine2", weight_scale, hidden_dim, num_classes)
 
     def _nodes(self) -> list[Op]:
         hidden, classes = self._units

@@ -22,12 +22,12 @@ __all__ = [
 ]
 
 
-def inside_out(x: np.ndarray) -> np.ndarray:
+def channels_last(x: np.ndarray) -> np.ndarray:
     """(example, channel, row, column) as the kernels see it: channels last."""
     return x.transpose(0, 2, 3, 1)
 
 
-def people_view(x: np.ndarray) -> np.ndarray:
+def channels_first(x: np.ndarray) -> np.ndarray:
     """The opposite, in memory of its own."""
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
@@ -42,7 +42,7 @@ def conv_node(x: np.ndarray, w: np.ndarray, conv_param: Params) -> Conv:
 
 
 def _padded(x: np.ndarray, pad: int) -> np.ndarray:
-    return np.pad(inside_out(x), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return np.pad(channels_last(x), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
 
 def conv_forward_naive(x: Any, w: Any, b: Any, conv_param: Params) -> tuple[np.ndarray, Cache]:
@@ -52,18 +52,18 @@ def conv_forward_naive(x: Any, w: Any, b: Any, conv_param: Params) -> tuple[np.n
     filters, height, width = node.shape(x.shape[1:])
     out = np.empty((len(x), height, width, filters), np.result_type(x, w, b))
     reference.conv_forward(_padded(x, node.pad), w.transpose(2, 3, 1, 0), b, node.stride, 1, out)
-    return people_view(out), (x, w, b, conv_param)
+    return channels_first(out), (x, w, b, conv_param)
 
 
 def conv_backward_naive(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx, dw, db."""
     (dout,), (x, w, b, conv_param) = floats(dout), cache
-    node, dy = conv_node(x, w, conv_param), inside_out(dout)
-    dx = np.empty(inside_out(x).shape, np.result_type(dout, w))
+    node, dy = conv_node(x, w, conv_param), channels_last(dout)
+    dx = np.empty(channels_last(x).shape, np.result_type(dout, w))
     reference.conv_backward_data(dy, w.transpose(2, 3, 0, 1), node.stride, 1, node.pad, 0, dx)
     dw, db = np.empty((1, *w.transpose(2, 3, 1, 0).shape), w.dtype), np.empty((1, *b.shape), b.dtype)
     reference.conv_backward_weights(_padded(x, node.pad), dy, node.stride, 1, dw, db)
-    return people_view(dx), np.ascontiguousarray(dw[0].transpose(3, 2, 0, 1)), db[0]
+    return channels_first(dx), np.ascontiguousarray(dw[0].transpose(3, 2, 0, 1)), db[0]
 
 
 def pool_node(x: np.ndarray, pool_param: Params) -> MaxPool:
@@ -76,37 +76,39 @@ def pool_node(x: np.ndarray, pool_param: Params) -> MaxPool:
 def _pooled(x: np.ndarray, node: MaxPool) -> np.ndarray:
     channels, height, width = node.shape(x.shape[1:])
     out = np.empty((len(x), height, width, channels), x.dtype)
-    reference.max_pool_forward(inside_out(x), *node.window, node.hop, 0, 0, out)
+    reference.max_pool_forward(channels_last(x), *node.window, node.hop, 0, 0, out)
     return out
 
 
 def max_pool_forward_naive(x: Any, pool_param: Params) -> tuple[np.ndarray, Cache]:
     """The maximum of each window; `pool_param` has pool_height, pool_width and stride."""
     (x,) = floats(x)
-    return people_view(_pooled(x, pool_node(x, pool_param))), (x, pool_param)
+    return channels_first(_pooled(x, pool_node(x, pool_param))), (x, pool_param)
 
 
 def max_pool_backward_naive(dout: Any, cache: Cache) -> np.ndarray:
     """dx: the first maximum of each window gets its gradient."""
     (dout,), (x, pool_param) = floats(dout), cache
     node = pool_node(x, pool_param)
-    dx = np.empty(inside_out(x).shape, dout.dtype)
-    reference.max_pool_backward(inside_out(x), _pooled(x, node), inside_out(dout), *node.window, node.hop, 0, 0, dx)
-    return people_view(dx)
+    dx = np.empty(channels_last(x).shape, dout.dtype)
+    reference.max_pool_backward(
+        channels_last(x), _pooled(x, node), channels_last(dout), *node.window, node.hop, 0, 0, dx
+    )
+    return channels_first(dx)
 
 
 def spatial_batchnorm_forward(x: Any, gamma: Any, beta: Any, bn_param: Params) -> tuple[np.ndarray, Cache | None]:
     """Batchnorm over examples and places of each channel; see `layers.batchnorm_forward`."""
     (x,) = floats(x)
-    out, cache = normalise_batch(inside_out(x), gamma, beta, bn_param)
-    return people_view(out), cache
+    out, cache = normalise_batch(channels_last(x), gamma, beta, bn_param)
+    return channels_first(out), cache
 
 
 def spatial_batchnorm_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx, dgamma, dbeta."""
     (dout,) = floats(dout)
-    dx, dgamma, dbeta = norm_gradients(inside_out(dout), cache)
-    return people_view(dx), dgamma, dbeta
+    dx, dgamma, dbeta = norm_gradients(channels_last(dout), cache)
+    return channels_first(dx), dgamma, dbeta
 
 
 def spatial_groupnorm_forward(x: Any, gamma: Any, beta: Any, G: int, gn_param: Params) -> tuple[np.ndarray, Cache]:
@@ -115,12 +117,12 @@ def spatial_groupnorm_forward(x: Any, gamma: Any, beta: Any, G: int, gn_param: P
     gamma, beta = (np.reshape(a, -1) for a in floats(gamma, beta))
     if x.shape[1] % G:
         raise ValueError(f"{x.shape[1]} channels do not divide into {G} groups; choose a G that divides them")
-    out, cache = normalise_groups(inside_out(x), gamma, beta, G, gn_param.get("eps", 1e-5))
-    return people_view(out), cache
+    out, cache = normalise_groups(channels_last(x), gamma, beta, G, gn_param.get("eps", 1e-5))
+    return channels_first(out), cache
 
 
 def spatial_groupnorm_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx, and dgamma and dbeta as (1, C, 1, 1)."""
     (dout,) = floats(dout)
-    dx, dgamma, dbeta = norm_gradients(inside_out(dout), cache)
-    return people_view(dx), dgamma.reshape(1, -1, 1, 1), dbeta.reshape(1, -1, 1, 1)
+    dx, dgamma, dbeta = norm_gradients(channels_last(dout), cache)
+    return channels_first(dx), dgamma.reshape(1, -1, 1, 1), dbeta.reshape(1, -1, 1, 1)

@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from nbnn import fetch, readers
+from nbnn import fetch, formats, readers
 
 __all__ = ["get_CIFAR10_data", "load_CIFAR10", "load_CIFAR_batch"]
 
@@ -19,7 +19,7 @@ _COURSE_FOLDERS = ("cs231n/datasets", "datasets", ".")  # each with its subfolde
 
 def load_CIFAR_batch(filename: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """One batch: X (N, 32, 32, 3) in float64 from 0 to 255, Y whole numbers. A name that ends in .bin is binary."""
-    x, y = readers.read_cifar10_batch(filename)
+    x, y = formats.read_cifar10_batch(filename)
     return _rows_first(x), y
 
 

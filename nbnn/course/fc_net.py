@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,12 +35,9 @@ class TwoLayerNet(Net):
     ) -> None:
         super().__init__((input_dim,), reg, np.float64)
         hidden_dim = hidden_dim if hidden_dims is None else hidden_dims
-        self._homes = {"W1": "affine1.w", "b1": "affine1.b", "W2": "affine2.w", "b2": "affine2.b"}
         self._units = hidden_dim, num_classes
-        self.params["W1"] = weight_scale * np.random.randn(input_dim, hidden_dim)
-        self.params["b1"] = np.zeros(hidden_dim)
-        self.params["W2"] = weight_scale * np.random.randn(hidden_dim, num_classes)
-        self.params["b2"] = np.zeros(num_classes)
+        self._add_weights(1, "affine1", weight_scale, input_dim, hidden_dim)
+        self._add_weights(2, "affine2", weight_scale, hidden_dim, num_classes)
 
     def _nodes(self) -> list[Op]:
         hidden, classes = self._units
@@ -84,21 +82,10 @@ class FullyConnectedNet(Net):
         self._units = [*map(int, hidden_dims), num_classes]
         if self.use_dropout:
             self.dropout_param = {"mode": "train", "p": keep, **({} if seed is None else {"seed": seed})}
-        if normalization:
-            self.bn_params = [{"mode": "train"} if self.use_batchnorm else {} for _ in hidden_dims]
-        if self.use_batchnorm:
-            self._norms = [f"norm{layer}" for layer in range(1, self.num_layers)]
-        for layer, (columns, units) in enumerate(zip([input_dim, *self._units], self._units, strict=False), start=1):
-            made = {
-                f"W{layer}": ("w", weight_scale * np.random.randn(columns, units)),
-                f"b{layer}": ("b", np.zeros(units)),
-            }
-            homes = {name: f"affine{layer}.{own}" for name, (own, _) in made.items()}
+        for layer, (columns, units) in enumerate(itertools.pairwise([input_dim, *self._units]), start=1):
+            self._add_weights(layer, f"affine{layer}", weight_scale, columns, units)
             if normalization and layer < self.num_layers:
-                made |= {f"gamma{layer}": ("gamma", np.ones(units)), f"beta{layer}": ("beta", np.zeros(units))}
-                homes |= {name: f"norm{layer}.{made[name][0]}" for name in list(made)[2:]}
-            self.params |= {name: value.astype(self.dtype) for name, (_, value) in made.items()}
-            self._homes |= homes
+                self._add_norm(layer, units, batch=self.use_batchnorm)
 
     def _nodes(self) -> list[Op]:
         nodes: list[Op] = []

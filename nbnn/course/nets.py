@@ -21,8 +21,8 @@ from nbnn.trainees import PARTS, CompiledTrainee, Pause, accuracy_of, save_array
 
 
 class Net:
-    """Its subclasses make `params` and say in `_nodes` what the graph is. `_homes` gives for each parameter the name
-    that the graph has for it, `_norms` for each entry of `bn_params` the node that it belongs to."""
+    """Its subclasses add their parameters and say in `_nodes` what the graph is. `_homes` gives for each parameter the
+    name that the graph has for it, `_norms` for each entry of `bn_params` the node that it belongs to."""
 
     def __init__(self, input: tuple[int, ...], reg: float, dtype: Any) -> None:
         self.reg, self.dtype = reg, np.dtype(dtype).type
@@ -33,6 +33,21 @@ class Net:
         self._homes: dict[str, str] = {}
         self._norms: list[str] = []
         self._built: tuple[list[Op], nbnn.Model] | None = None
+
+    def _add_weights(self, layer: int, node: str, scale: float, *shape: int) -> None:
+        """W of that shape, drawn by NumPy's legacy generator, and b; filters come first in a W of pictures."""
+        self._add(f"W{layer}", f"{node}.w", scale * np.random.randn(*shape))
+        self._add(f"b{layer}", f"{node}.b", np.zeros(shape[0] if len(shape) == 4 else shape[1]))
+
+    def _add_norm(self, layer: int, units: int, *, batch: bool = True) -> None:
+        """gamma and beta of a norm; of a batchnorm also its place for running figures."""
+        self._add(f"gamma{layer}", f"norm{layer}.gamma", np.ones(units))
+        self._add(f"beta{layer}", f"norm{layer}.beta", np.zeros(units))
+        self.bn_params.append({"mode": "train"} if batch else {})
+        self._norms += [f"norm{layer}"] if batch else []
+
+    def _add(self, name: str, home: str, value: np.ndarray) -> None:
+        self.params[name], self._homes[name] = value.astype(self.dtype), home
 
     def _nodes(self) -> list[Op]:
         raise NotImplementedError
