@@ -99,7 +99,7 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
     rng = np.random.default_rng(seed)
     graph = model.graph
     x = rng.standard_normal((batch, *graph.input)).astype(model.dtype)
-    exact, rounded = _reference_of(model, "float64"), _reference_of(model, model.dtype)
+    exact, rounded = reference_of(model, "float64"), reference_of(model, model.dtype)
     state, grads_before = model.state.copies(), model.grads.copies()
     tolerance = TOLERANCES[model.dtype]
     rows = [Row("scores", "reference", relative_error(model.loss(x), exact.loss(x)), tolerance)]
@@ -136,7 +136,7 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
     return report
 
 
-def _reference_of(model: Model, dtype: str) -> Model:
+def reference_of(model: Model, dtype: str) -> Model:
     """The same net, weights and random numbers on the reference kernels."""
     from nbnn.model import Model
 

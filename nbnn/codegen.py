@@ -21,7 +21,8 @@ PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state", 
 TARGETS = ("all_labels", "labels", "target_data", "target_code")
 ARENAS = ("params", "grads", "state", "acts", "work", "space")
 GRADIENTS = (*PREDICT[:6], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
-TRAIN = ("steps", *GRADIENTS, "rule", "settings", "rates", "reg", "clip", "m", "v", "sums")
+RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v")
+TRAIN = ("steps", *GRADIENTS, *RULE, "kept", "sums", "norms", "skip")
 TOOLS = ("allow_threads", "compiled", "deep", "launch", "view", "kernels", "isfinite", "max", "min", "range")
 FUNCTIONS = ("predict", "gradients", "train")
 
@@ -70,7 +71,8 @@ def profiled_text(net: Lowered) -> tuple[str, list[str]]:
 def _kernels(net: Lowered) -> list[str]:
     """The names of all kernels that the step calls."""
     found = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
-    return sorted(found | {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"})
+    always = {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"}
+    return sorted(found | always | ({"keep"} if net.sizes["state"] else set()))
 
 
 def _fold(text: str, hang: str) -> list[str]:
@@ -227,22 +229,28 @@ def _train(net: Lowered) -> list[str]:
         for a in GRADIENTS
     ]
     weights = net.decayed
+    stateful = net.sizes["state"] > 0
     return [
         *_function(
             "train",
             TRAIN,
-            "Take `steps` steps; out[k] is the loss of step k. Returns the steps taken: fewer if a loss is not finite.",
+            "Take `steps` steps; out[k] is the loss of step k, norms[k] the square of its gradient's norm.",
         ),
         "    for k in range(steps):",
+        *(["        launch(keep(state, kept))"] if stateful else []),
         *_wrap("gradients(", words, ")", 8),
         "        if reg != 0.0:  # the loss gains 0.5 * reg * sum(w * w) over the weights",
         f"            weight_sums = sums[:{_blocks(weights)}]",
         f"            launch(add_l2(params[:{weights}], reg, grads[:{weights}], weight_sums))",
         "            launch(add_total(weight_sums, 0.5 * reg, out[k:k + 1]))",
-        "        if not isfinite(out[k]):",
+        "        launch(square_sums(grads, sums))",
+        "        launch(add_total(sums, 1.0, norms[k:k + 1]))",
+        "        if not isfinite(out[k] + norms[k]):  # nothing of this step stays",
+        *(["            launch(keep(kept, state))"] if stateful else []),
+        "            if skip:",
+        "                continue",
         "            return k",
         "        if clip > 0.0:",
-        "            launch(square_sums(grads, sums))",
         "            launch(clip_norm(sums, clip, grads))",
         f"        settings[{RATE}] = rates[k]",
         f"        settings[{TIME}] += 1.0",

@@ -3,8 +3,10 @@ executed."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,22 +72,29 @@ def load(path: Any, *, backend: str = "numba", dtype: str | None = None) -> Mode
     return model
 
 
-def _read(target: pathlib.Path) -> tuple[dict[str, str], Graph, dict[str, np.ndarray]]:
-    """Header, graph and arrays of a file. What the file says of itself is held to the graph before any room is made."""
+@contextlib.contextmanager
+def opened(target: pathlib.Path) -> Iterator[Any]:
+    """A safetensors file, whose arrays are read when they are asked for."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(target, framework="numpy") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise FileError(f"{target} is a safetensors file, but no model that nbnn has saved")
-            graph = _graph(target, header)
-            stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in stored.items()}
-            _compare(target, found, header, graph)
-            arrays = {name: file.get_tensor(name) for name in found}
+            yield file
     except SafetensorError as problem:
         raise FileError(f"{target} is damaged or no model file: {problem}") from None
+
+
+def _read(target: pathlib.Path) -> tuple[dict[str, str], Graph, dict[str, np.ndarray]]:
+    """Header, graph and arrays of a file. What the file says of itself is held to the graph before any room is made."""
+    with opened(target) as file:
+        header = file.metadata() or {}
+        if header.get("format") != FORMAT:
+            raise FileError(f"{target} is a safetensors file, but no model that nbnn has saved")
+        graph = _graph(target, header)
+        stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in stored.items()}
+        _compare(target, found, header, graph)
+        arrays = {name: file.get_tensor(name) for name in found}
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise FileError(f"{target}: {name} holds a NaN or an infinity")

@@ -101,6 +101,13 @@ def _numbers(given: np.ndarray) -> np.ndarray:
     return np.require(given, np.int64, ["C", "A", "W"])
 
 
+def choice(value: Any, allowed: tuple[str, ...], name: str) -> str:
+    """One of these words."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
 def positive(value: Any, name: str) -> int:
     """A whole number of at least 1."""
     try:

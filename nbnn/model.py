@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from nbnn.lower import Lowered, lower
 from nbnn.pace import Pace
 from nbnn.step import step_of
 from nbnn.words import align
+
+ON_NAN = ("raise", "stop", "skip")  # what becomes of a step whose loss or gradient is not finite
 
 
 def compile(
@@ -36,6 +38,33 @@ def compile(
     out algorithms that round differently from a plain sum.
     """
     return Model(graph, batch=batch, dtype=dtype, seed=seed, backend=backend, algorithm=algorithm)
+
+
+class Steps(NamedTuple):
+    """What came of some steps: their losses and the squares of their gradients' norms."""
+
+    losses: np.ndarray
+    norms: np.ndarray
+
+    @classmethod
+    def room(cls, count: int) -> Steps:
+        return cls(np.zeros(count), np.zeros(count))
+
+    @property
+    def finite(self) -> np.ndarray:
+        """Which of them were taken."""
+        return np.isfinite(self.losses) & np.isfinite(self.norms)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the last one was not taken."""
+        return not self.finite[-1]
+
+    @property
+    def what(self) -> str:
+        """What was wrong with the last one."""
+        loss = self.losses[-1]
+        return f"the norm of the gradient is {self.norms[-1]}" if np.isfinite(loss) else f"the loss is {loss}"
 
 
 class Model:
@@ -62,8 +91,7 @@ class Model:
             ("backend", backend, ("numba", "numpy")),
             ("algorithm", algorithm, ("auto", "direct")),
         ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+            inputs.choice(value, allowed, name)
         self.graph, self.dtype, self.seed = graph, str(np.dtype(dtype)), inputs.seed(seed)
         self.backend, self.algorithm = backend, algorithm
         self.lowered: Lowered = lower(
@@ -77,7 +105,9 @@ class Model:
             self._params, self._grads, self._state, self._work, self._space = (
                 arena(sizes[k], self.dtype) for k in kinds
             )
-            self.params, self.grads, self.state = map(self._arrays, kinds[:3])
+            self.params = self._named("params", self._params)
+            self.grads = self._named("grads", self._grads)
+            self.state = self._named("state", self._state)
             for name, start in initial_values(graph, self.seed).items():
                 (self.params if name in self.params else self.state)[name] = start
         except MemoryError:
@@ -138,7 +168,7 @@ class Model:
             self._step.compile(
                 "train",
                 self._train_arguments(
-                    1, memory, x, given, np.zeros((1, 1), np.int64), np.zeros(1), np.zeros(1), 0.0, 0.0
+                    1, memory, x, given, np.zeros((1, 1), np.int64), np.zeros(1), Steps.room(1), 0.0, 0.0, False
                 ),
             )
 
@@ -203,12 +233,16 @@ class Model:
         indices: Any = None,
         steps: int = 1,
         clip: float = 0.0,
+        on_nan: str = "raise",
     ) -> np.ndarray:
         """Take steps in compiled code and return their losses.
 
         Each row of `indices` is a minibatch; without it each of `steps` steps takes all of X. The rule's memory lives
         on from call to call until another rule is named. `clip` holds the norm of the whole gradient to that length.
+        A step whose loss or gradient is not finite changes nothing: `on_nan` says whether that raises an error, ends
+        the call ("stop"), or leaves the step out ("skip").
         """
+        inputs.choice(on_nan, ON_NAN, "on_nan")
         x = inputs.examples(X, self.graph)
         given = self._targets(y, len(x))
         if indices is None:
@@ -220,10 +254,11 @@ class Model:
         reg, clip = inputs.amount(reg, "reg"), inputs.amount(clip, "clip")
         memory = self._memory
         memory.use(update_rule, optim_config, self._params)
-        losses = self._train(memory, x, given, rows, np.full(len(rows), memory.rate), reg=reg, clip=clip)
-        if not np.isfinite(losses[-1]):
-            raise self._explain(x, f"the loss is {losses[-1]}", len(losses), given)
-        return losses
+        rates = np.full(len(rows), memory.rate)
+        found = self._train(memory, x, given, rows, rates, reg=reg, clip=clip, skip=on_nan == "skip")
+        if found.broken and on_nan == "raise":
+            raise self._explain(x, found.what, len(found.losses), given, rows[len(found.losses) - 1])
+        return found.losses
 
     def verify(self, **options: Any) -> Any:
         """Hold this net to its reference and to numeric gradients; see `nbnn.check.verify`."""
@@ -298,8 +333,8 @@ class Model:
 
     # ---- the compiled step
 
-    def _arrays(self, kind: str) -> Arrays:
-        buffer = {"params": self._params, "grads": self._grads, "state": self._state}[kind]
+    def _named(self, kind: str, buffer: np.ndarray) -> Arrays:
+        """The arrays in an arena that is laid out like the parameters, their gradients, or the state."""
         found = {}
         for node in self.graph.nodes:
             shapes = self.graph.input_shapes(node)
@@ -327,7 +362,8 @@ class Model:
         with self._lock:
             scores = self._forward(x)
         if not np.isfinite(scores).all():
-            raise self._explain(x, "the scores are not finite", 0)
+            bad = ~np.isfinite(scores.reshape(len(x), -1)).all(axis=1)
+            raise self._explain(x, "the scores are not finite", 0, None, np.flatnonzero(bad)[:1])
         return scores
 
     def _forward(self, x: np.ndarray) -> np.ndarray:
@@ -385,8 +421,9 @@ class Model:
         out = np.zeros(1)
         threads = self._step.threads()
         self._step("gradients", *self._gradient_arguments(threads, x, given, rows, len(rows), out))
-        if not np.isfinite(out[0]):
-            raise self._explain(x, f"the loss is {out[0]}", 0, given)
+        found = Steps(out, np.array([np.dot(self._grads, self._grads)], float))
+        if found.broken:
+            raise self._explain(x, found.what, 0, given, rows)
         return float(out[0])
 
     def _train(
@@ -399,15 +436,18 @@ class Model:
         *,
         reg: float,
         clip: float,
-    ) -> np.ndarray:
-        """Checked arrays in, losses out; ends early at a loss that is not finite, which is then the last one."""
-        losses, taken = np.zeros(len(rows)), 0
+        skip: bool = False,
+    ) -> Steps:
+        """Checked arrays in, losses out; without `skip` it ends at a step that is not finite, which is then the last
+        one."""
+        found, taken = Steps.room(len(rows)), 0
         with self._lock:
             while taken < len(rows):
                 threads, steps = self._pace.plan(self._step.threads(), len(rows) - taken, rows.shape[1])
                 part = slice(taken, taken + steps)
+                out = Steps(found.losses[part], found.norms[part])
                 arguments = self._train_arguments(
-                    threads, memory, x, given, rows[part], rates[part], losses[part], reg, clip
+                    threads, memory, x, given, rows[part], rates[part], out, reg, clip, skip
                 )
                 self._step.compile("train", arguments)
                 begun = time.perf_counter()
@@ -417,7 +457,7 @@ class Model:
                 self.steps_taken += done
                 if done < steps:
                     break
-        return losses[: taken + 1]
+        return Steps(found.losses[: taken + 1], found.norms[: taken + 1])
 
     def _train_arguments(
         self,
@@ -427,14 +467,15 @@ class Model:
         given: np.ndarray,
         rows: np.ndarray,
         rates: np.ndarray,
-        out: np.ndarray,
+        out: Steps,
         reg: float,
         clip: float,
+        skip: bool,
     ) -> tuple:
-        sums = np.zeros(-(-len(self._params) // BLOCK))
-        gradients = self._gradient_arguments(threads, x, given, rows.reshape(-1), rows.shape[1], out)
-        rule = memory.code, memory.settings, np.asarray(rates, np.float64)
-        return (len(rows), *gradients, *rule, float(reg), float(clip), memory.m, memory.v, sums)
+        room = arena(len(self._state), self.dtype), np.zeros(-(-len(self._params) // BLOCK))
+        gradients = self._gradient_arguments(threads, x, given, rows.reshape(-1), rows.shape[1], out.losses)
+        rule = memory.code, memory.settings, np.asarray(rates, np.float64), float(reg), float(clip), memory.m, memory.v
+        return (len(rows), *gradients, *rule, *room, out.norms, int(skip))
 
     def _needed_loss(self) -> Any:
         if self.graph.loss is None:
@@ -448,10 +489,12 @@ class Model:
         return (inputs.labels if self._needed_loss().classifies else inputs.targets)(y, count, self.graph)
 
     def _explain(
-        self, x: np.ndarray, what: str, step: int | None, y: np.ndarray | None = None
+        self, x: np.ndarray, what: str, step: int | None, y: np.ndarray | None, rows: np.ndarray
     ) -> FloatingPointError | ValueError:
-        """Why a result is not finite: the data, or the parameters, or a step that was too long. Step 0 is no step, None
-        one that the caller names."""
+        """Why a result of these rows is not finite: the data, or the parameters, or a step that was too long; and where
+        it began. Step 0 is no step, None one that the caller names."""
+        from nbnn.blame import first_not_finite
+
         found = inputs.not_finite(x, "X") or (None if y is None else inputs.not_finite(y, "y"))
         if found:
             return ValueError(found)
@@ -461,12 +504,14 @@ class Model:
                     f"{what} because {name} holds a NaN or an infinity; put good weights back, and if a "
                     "step has spoilt these, lower the learning rate or clip the gradient"
                 )
+        began = first_not_finite(self, x, y, rows)
+        what += f", beginning with {began}" if began else ""
         if step == 0:
             return FloatingPointError(
                 f"{what}, though the data and the parameters are finite: the net multiplies them beyond "
                 f"what {self.dtype} can hold; scale the data or make the weights smaller"
             )
-        where = "" if step is None else f" at step {step} of this call, and the parameters are those of the step before"
+        where = "" if step is None else f", at step {step} of this call; the parameters are those of the step before"
         return FloatingPointError(f"{what}{where}; lower the learning rate, clip the gradient or scale the data")
 
 

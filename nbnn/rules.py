@@ -88,6 +88,11 @@ class Memory:
             self.start(rule, params)
         self.settings = settings_of(rule, self.config, self.settings[TIME])
 
+    def arenas(self) -> dict[str, np.ndarray]:
+        """What this rule keeps, by the letters of its formula."""
+        kept = {"m": self.m} if self.rule in _WITH_MEAN else {}
+        return kept if self.rule in ("sgd", "lion") else {**kept, "v": self.v}
+
     def heal(self, params: np.ndarray) -> None:
         """Forget what a step that overflowed has spoilt: with an infinite memory no rule moves again."""
         if self.rule and not (np.isfinite(self.m).all() and np.isfinite(self.v).all()):

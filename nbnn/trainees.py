@@ -1,5 +1,15 @@
-"""What a Solver trains, behind one face: steps, accuracy, copy, put, save. A compiled model, or any object of the
-course's kind."""
+"""What a Solver trains, behind one face. A compiled model, or any object of the course's kind.
+
+prepare()                     compile what is needed
+steps(rows, rates, on_nan)    -> losses, and what ended them early; a step that is not finite is not taken
+accuracy(x, y, batch_size, pause)
+copy(), put(arrays)           weights and running figures by name
+shown(arrays)                 those of them that people know as `best_params`
+memory(), counts()            what the update rule remembers, and the numbers that go on counting
+go_on(arrays, memory, counts) put all of that back
+about()                       what must be the same where a training goes on
+save(path)                    the weights as a file
+"""
 
 from __future__ import annotations
 
@@ -14,10 +24,15 @@ from nbnn.model import Model
 
 PARTS = (("X_train", "y_train"), ("X_val", "y_val"))
 Pause = Callable[[], None]  # called between pieces of long work: progress, and a chance to stop
+ArrayDict = dict[str, np.ndarray]
+FIGURES = ("weights/bn_params.", "best/bn_params.")  # in a checkpoint
 
 
 class CompiledTrainee:
     """A compiled model: several whole steps per call, minibatches gathered in compiled code."""
+
+    on_nan = "raise"
+    figures: tuple[str, ...] = ()  # how names in copy() begin that are not there before the first step
 
     def __init__(
         self, model: Model, data: dict[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
@@ -32,8 +47,8 @@ class CompiledTrainee:
             problem = inputs.not_finite(self.data[x], x) or inputs.not_finite(self.data[y], y)
             if problem:
                 raise ValueError(problem)
-        self.memory = rules.Memory()
-        self.memory.use(rule, config, model._params)
+        self.rule = rules.Memory()
+        self.rule.use(rule, config, model._params)
 
     def _checked(self, y: Any, count: int, name: str) -> np.ndarray:
         return (inputs.labels if self.classifies else inputs.targets)(y, count, self.model.graph, name=name)
@@ -41,13 +56,16 @@ class CompiledTrainee:
     def prepare(self) -> None:
         self.model.prepare()
 
-    def steps(self, rows: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, Exception | None]:
-        """The losses of the steps that were taken, and what ended them early."""
+    def steps(self, rows: np.ndarray, rates: np.ndarray, on_nan: str) -> tuple[np.ndarray, Exception | None]:
         x, y = self.data["X_train"], self.data["y_train"]
-        losses = self.model._train(self.memory, x, y, rows, rates, reg=self.reg, clip=self.clip)
-        if np.isfinite(losses[-1]):
-            return losses, None
-        return losses[:-1], self.model._explain(x, f"the loss is {losses[-1]}", None, y)
+        skip = on_nan == "skip"
+        found = self.model._train(self.rule, x, y, rows, rates, reg=self.reg, clip=self.clip, skip=skip)
+        if skip:
+            return np.where(found.finite, found.losses, np.nan), None
+        if not found.broken:
+            return found.losses, None
+        last = len(found.losses) - 1
+        return found.losses[:last], self.model._explain(x, found.what, None, y, rows[last])
 
     def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:
         x = inputs.examples(x, self.model.graph)
@@ -60,12 +78,38 @@ class CompiledTrainee:
             pause()
         return total / len(x)
 
-    def copy(self) -> dict[str, np.ndarray]:
+    def copy(self) -> ArrayDict:
         return self.model.state_dict()
 
-    def put(self, arrays: dict[str, np.ndarray]) -> None:
-        self.model.load_state_dict(arrays)
-        self.memory.heal(self.model._params)
+    def put(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.model.load_state_dict(dict(arrays))
+        self.rule.heal(self.model._params)
+
+    def shown(self, arrays: ArrayDict) -> ArrayDict:
+        return arrays
+
+    def memory(self) -> ArrayDict:
+        return {
+            f"{part}/{name}": value
+            for part, arena in self.rule.arenas().items()
+            for name, value in self.model._named("params", arena).copies().items()
+        }
+
+    def counts(self) -> dict[str, int]:
+        return {"updates": int(self.rule.settings[rules.TIME]), "steps": self.model.steps_taken}
+
+    def go_on(self, arrays: ArrayDict, memory: ArrayDict, counts: dict[str, int]) -> None:
+        self.put(arrays)
+        for part, arena in self.rule.arenas().items():
+            views = self.model._named("params", arena)
+            for name in views:
+                views[name] = memory[f"{part}/{name}"]
+        self.rule.settings[rules.TIME] = counts["updates"]
+        self.model.steps_taken = counts["steps"]
+
+    def about(self) -> dict[str, Any]:
+        model = self.model
+        return {"graph": model.graph.to_dict(), "dtype": model.dtype, "model seed": model.seed}
 
     def save(self, path: pathlib.Path) -> None:
         self.model.save(path)
@@ -73,7 +117,10 @@ class CompiledTrainee:
 
 class PlainTrainee:
     """Any object with `params`, `loss(X)` -> scores and `loss(X, y)` -> (loss, gradients): it runs in Python, and like
-    the course's Solver goes on when a loss is not finite."""
+    the course's Solver goes on when a loss is not finite, unless it is told what to do then."""
+
+    on_nan = "go on"
+    figures = FIGURES
 
     def __init__(
         self, model: Any, data: dict[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
@@ -87,18 +134,37 @@ class PlainTrainee:
             raise ValueError("reg belongs to a compiled model; this model's own loss adds its penalty")
         self.model, self.rule, self.config, self.clip = model, rule, config, clip
         self.data = {k: np.asarray(data[k]) for part in PARTS for k in part}
-        self.memories: dict[str, rules.Memory] = {}
+        self.rules = {name: self._rule_of(name) for name in model.params}
+
+    def _rule_of(self, name: str) -> rules.Memory:
+        memory = rules.Memory()
+        memory.use(self.rule, self.config, np.array(self.model.params[name]).reshape(-1))
+        return memory
 
     def prepare(self) -> None:
         pass
 
-    def steps(self, rows: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, Exception | None]:
-        return np.array([self._step(row, rate) for row, rate in zip(rows, rates, strict=True)]), None
+    def steps(self, rows: np.ndarray, rates: np.ndarray, on_nan: str) -> tuple[np.ndarray, Exception | None]:
+        losses: list[float] = []
+        for row, rate in zip(rows, rates, strict=True):
+            loss, grads = self.model.loss(self.data["X_train"][row], self.data["y_train"][row])
+            if on_nan != "go on":
+                named = {"the loss": loss, **{f"the gradient of {name}": grads[name] for name in self.model.params}}
+                bad = [what for what, value in named.items() if not np.isfinite(value).all()]
+                if bad and on_nan != "skip":
+                    return np.array(losses), FloatingPointError(
+                        f"{bad[0]} is not finite; lower the learning rate, clip the gradient or scale the data"
+                    )
+                if bad:
+                    losses.append(np.nan)
+                    continue
+            self._update(grads, rate)
+            losses.append(float(loss))
+        return np.array(losses), None
 
-    def _step(self, row: np.ndarray, rate: float) -> float:
+    def _update(self, grads: Mapping[str, np.ndarray], rate: float) -> None:
         from nbnn.kernels.reference import update
 
-        loss, grads = self.model.loss(self.data["X_train"][row], self.data["y_train"][row])
         shrink = 1.0
         if self.clip:
             norm = np.sqrt(sum(float(np.sum(np.square(g, dtype=float))) for g in grads.values()))
@@ -107,24 +173,68 @@ class PlainTrainee:
             # the course puts a new array: whoever kept the old one sees it unchanged
             w = np.array(self.model.params[name], order="C")
             flat, dw = w.reshape(-1), np.asarray(grads[name], w.dtype).reshape(-1) * w.dtype.type(shrink)
-            memory = self.memories.setdefault(name, rules.Memory())
+            memory = self.rules[name] = self.rules.get(name) or self._rule_of(name)
             memory.use(self.rule, {**self.config, "learning_rate": rate}, flat)
             memory.settings[rules.TIME] += 1
             update(memory.code, flat.size if w.ndim > 1 else 0, memory.settings, dw, flat, memory.m, memory.v)
             self.model.params[name] = w
-        return float(loss)
 
     def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:
         return accuracy_of(self.model.loss, x, y, batch_size, pause)
 
-    def copy(self) -> dict[str, np.ndarray]:
-        return {name: np.array(value) for name, value in self.model.params.items()}
+    def copy(self) -> ArrayDict:
+        return {**{name: np.array(value) for name, value in self.model.params.items()}, **figures_of(self.model)}
 
-    def put(self, arrays: dict[str, np.ndarray]) -> None:
-        self.model.params = dict(arrays)
+    def put(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.model.params = self.shown(dict(arrays))
+        put_figures(self.model, arrays)
+
+    def shown(self, arrays: ArrayDict) -> ArrayDict:
+        return {name: value for name, value in arrays.items() if name in self.model.params}
+
+    def memory(self) -> ArrayDict:
+        return {
+            f"{part}/{name}": np.array(arena)
+            for name, memory in self.rules.items()
+            for part, arena in memory.arenas().items()
+        }
+
+    def counts(self) -> dict[str, int]:
+        return {f"updates of {name}": int(memory.settings[rules.TIME]) for name, memory in self.rules.items()}
+
+    def go_on(self, arrays: ArrayDict, memory: ArrayDict, counts: dict[str, int]) -> None:
+        self.put(arrays)
+        for name, rule in self.rules.items():
+            for part, arena in rule.arenas().items():
+                arena[...] = memory[f"{part}/{name}"]
+            rule.settings[rules.TIME] = counts[f"updates of {name}"]
+
+    def about(self) -> dict[str, Any]:
+        return {"model": type(self.model).__name__}
 
     def save(self, path: pathlib.Path) -> None:
         save_arrays(path, self.model.params)
+
+
+def figures_of(model: Any) -> ArrayDict:
+    """The running figures of a model of the course: the arrays in its `bn_params`."""
+    return {
+        f"bn_params.{place}.{key}": np.array(value)
+        for place, param in enumerate(getattr(model, "bn_params", ()))
+        if isinstance(param, dict)
+        for key, value in param.items()
+        if isinstance(value, np.ndarray)
+    }
+
+
+def put_figures(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Put them back: new arrays, and none that were not there then."""
+    for place, param in enumerate(getattr(model, "bn_params", ())):
+        if isinstance(param, dict):
+            for key in [key for key, value in param.items() if isinstance(value, np.ndarray)]:
+                del param[key]
+            lead = f"bn_params.{place}."
+            param |= {n.removeprefix(lead): np.array(value) for n, value in arrays.items() if n.startswith(lead)}
 
 
 def accuracy_of(scores: Callable[[np.ndarray], np.ndarray], x: Any, y: Any, batch_size: int, pause: Pause) -> float:

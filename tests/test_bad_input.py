@@ -570,8 +570,8 @@ def test_a_learning_rate_that_is_too_high_ends_the_training(use, backend):
     assert_told(
         caught,
         FloatingPointError,
-        f"the loss is nan at step {taken + 1} of this call, and the parameters are those of the step before; "
-        "lower the learning rate, clip the gradient or scale the data",
+        f"the loss is nan, beginning with the output of affine2, at step {taken + 1} of this call; the parameters are "
+        "those of the step before; lower the learning rate, clip the gradient or scale the data",
     )
     assert all(np.isfinite(value).all() for value in model.params.values())
     again = fresh()
@@ -602,8 +602,8 @@ def test_numbers_beyond_the_dtype_are_no_fault_of_a_learning_rate(use, backend):
     assert_told(
         caught,
         FloatingPointError,
-        "the loss is nan, though the data and the parameters are finite: the net multiplies them beyond what float32 "
-        "can hold; scale the data or make the weights smaller",
+        "the loss is nan, beginning with the input as float32, though the data and the parameters are finite: the net "
+        "multiplies them beyond what float32 can hold; scale the data or make the weights smaller",
     )
 
 

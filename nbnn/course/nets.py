@@ -17,7 +17,17 @@ from nbnn import inputs
 from nbnn.course.row_layers import Params
 from nbnn.op import Op
 from nbnn.ops import BatchNorm, Dropout
-from nbnn.trainees import PARTS, CompiledTrainee, Pause, accuracy_of, save_arrays
+from nbnn.trainees import (
+    FIGURES,
+    PARTS,
+    ArrayDict,
+    CompiledTrainee,
+    Pause,
+    accuracy_of,
+    figures_of,
+    put_figures,
+    save_arrays,
+)
 
 
 class Net:
@@ -136,6 +146,9 @@ class _NetTrainee(CompiledTrainee):
     """A net of the course under a Solver: whole steps in compiled code. A step whose loss is not finite is counted and
     changes no weight, since course code searches among learning rates that are too large."""
 
+    on_nan = "skip"
+    figures = FIGURES
+
     def __init__(
         self, net: Net, data: Mapping[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
     ) -> None:
@@ -149,26 +162,27 @@ class _NetTrainee(CompiledTrainee):
         self.model = self.net.synchronised()
         super().prepare()
 
-    def steps(self, rows: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, Exception | None]:
-        self.reg, found = self.net.reg, np.zeros(0)
-        while len(found) < len(rows):
-            rest = slice(len(found), None)
-            data = self.data["X_train"], self.data["y_train"], rows[rest], rates[rest]
-            found = np.append(found, self.model._train(self.memory, *data, reg=self.reg, clip=self.clip))
+    def steps(self, rows: np.ndarray, rates: np.ndarray, on_nan: str) -> tuple[np.ndarray, Exception | None]:
+        self.reg = self.net.reg
+        found = super().steps(rows, rates, on_nan)
         self.net._take(self.model)
-        return found, None
+        return found
 
     def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:
         self.model = self.net.synchronised()
         return accuracy_of(lambda part: self.model._forward(self.net._examples(part)), x, y, batch_size, pause)
 
-    def copy(self) -> dict[str, np.ndarray]:
-        return {name: value.copy() for name, value in self.net.params.items()}
+    def copy(self) -> ArrayDict:
+        return {**{name: value.copy() for name, value in self.net.params.items()}, **figures_of(self.net)}
 
-    def put(self, arrays: dict[str, np.ndarray]) -> None:
-        self.net.params = dict(arrays)
+    def put(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.net.params = self.shown(dict(arrays))
+        put_figures(self.net, arrays)
         self.net._put(self.model)
-        self.memory.heal(self.model._params)
+        self.rule.heal(self.model._params)
+
+    def shown(self, arrays: ArrayDict) -> ArrayDict:
+        return {name: value for name, value in arrays.items() if name in self.net._homes}
 
     def save(self, path: pathlib.Path) -> None:
         save_arrays(path, self.net.params)
