@@ -9,7 +9,7 @@ import numpy as np
 
 from nbnn.check import reference_of
 from nbnn.graph import INPUT
-from nbnn.launches import name_of
+from nbnn.launches import Section, name_of
 
 if TYPE_CHECKING:
     from nbnn.model import Model
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def first_not_finite(model: Model, x: np.ndarray, given: np.ndarray | None, rows: np.ndarray) -> str | None:
     """The array of a step on these rows of x, or of a prediction where there are no targets, that is the first to hold
-    a NaN or an infinity. None where the reference makes none (it adds in another order), or finds no room."""
+    a NaN or an infinity. None where it is the loss itself, where the reference makes none (it adds in another order),
+    or where there is no room for it."""
     from nbnn.kernels import names
 
     try:
@@ -27,13 +28,18 @@ def first_not_finite(model: Model, x: np.ndarray, given: np.ndarray | None, rows
         return None
     net, kernels = twin.lowered, names()
     words = {routed: (node, local) for (node, local), routed in net.names.items()}
-    for section in (*net.training, *net.backward) if given is not None else net.inference:
-        for c in section.calls:
+
+    def search(sections: tuple[Section, ...]) -> str | None:
+        for c in (c for section in sections for c in section.calls):
             for name in (str(name_of(c.operands[k])) for k in kernels[c.kernel].outputs):
                 node, kind = net.owners.get(name, ("", ""))
                 if kind in ("value", "gradient", "grads") and not _finite(twin, name):
                     return _said(node, kind, words.get(name, ("", ""))[1], model.dtype)
-    return None if np.isfinite(losses).all() else "the loss"
+        return None
+
+    if given is None:
+        return search(net.inference)
+    return search(net.training) or (search(net.backward) if np.isfinite(losses).all() else None)
 
 
 def _run(twin: Model, x: np.ndarray, given: np.ndarray | None, rows: np.ndarray) -> np.ndarray:

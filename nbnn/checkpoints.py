@@ -200,11 +200,14 @@ class Folder:
         try:
             yield
         except OSError as problem:
-            there = next(iter(self.newest_first()), None)
+            rest = ""
+            with contextlib.suppress(OSError):
+                there = next(iter(self.newest_first()), None)
+                rest = f"; {there} is whole" if there else "; there is no checkpoint before it"
             raise type(problem)(
                 problem.errno,
                 f"{target} could not be written ({problem.strerror}); the training is still in memory, and train() "
-                f"goes on with it; {f'{there} is whole' if there else 'there is no checkpoint before it'}",
+                f"goes on with it{rest}",
             ) from None
 
     @contextlib.contextmanager

@@ -504,15 +504,19 @@ class Model:
                     f"{what} because {name} holds a NaN or an infinity; put good weights back, and if a "
                     "step has spoilt these, lower the learning rate or clip the gradient"
                 )
-        began = first_not_finite(self, x, y, rows)
-        what += f", beginning with {began}" if began else ""
+        node = first_not_finite(self, x, y, rows)
+        began = f", beginning with {node}" if node else ""
         if step == 0:
             return FloatingPointError(
-                f"{what}, though the data and the parameters are finite: the net multiplies them beyond "
+                f"{what}{began}, though the data and the parameters are finite: the net multiplies them beyond "
                 f"what {self.dtype} can hold; scale the data or make the weights smaller"
             )
-        where = "" if step is None else f", at step {step} of this call; the parameters are those of the step before"
-        return FloatingPointError(f"{what}{where}; lower the learning rate, clip the gradient or scale the data")
+        at, rest = (
+            (f" at step {step} of this call", "; the parameters are those of the step before") if step else ("", "")
+        )
+        return FloatingPointError(
+            f"{what}{at}{began}{rest}; lower the learning rate, clip the gradient or scale the data"
+        )
 
 
 def _dtype_name(dtype: Any) -> Any:

@@ -198,7 +198,8 @@ class Solver:
             except KeyboardInterrupt:
                 self._stopped(self._signals.name or "Ctrl-C")
             except StoppedByNan as problem:
-                self._stopped(str(problem))
+                self._say(str(problem))
+                self._stopped("a step that is not finite")
             finally:
                 self._status("")
                 latest = {} if self._ended else self._trainee.copy()
@@ -227,14 +228,15 @@ class Solver:
         problem: FileError | None = None
         for found in paths:
             try:
-                checkpoint = read(found, functools.partial(self._expected, found, force), self._trainee.figures)
+                optional = (*self._trainee.figures, *(["rule/"] if force else []))
+                checkpoint = read(found, functools.partial(self._expected, found, force), optional)
                 self._check_finite(found, checkpoint)
             except FileError as damaged:
                 self.log(str(damaged))
                 problem = problem or damaged
                 continue
             self._go_on(checkpoint, force)
-            self._own = self._folder is not None and found.parent.samefile(self._folder.path)
+            self._own = self._folder is not None and found.parent.resolve() == self._folder.path.resolve()
             self.log(f"Going on from {found}, iteration {self.iteration} of {self._end}")
             return True
         if problem is not None:
@@ -408,9 +410,10 @@ class Solver:
             raise ValueError(
                 f"{path} is of another training: {'; '.join(told)}; resume(path, force=True) goes on all the same"
             )
-        counts = self._trainee.counts()
-        for key, right in (("counts", counts.keys()), ("callbacks", range(len(self._keepers())))):
-            if len(position[key]) != len(right) or (key == "counts" and position[key].keys() != right):
+        right = [position["counts"].keys() == self._trainee.counts().keys()]
+        right.append(force or len(position["callbacks"]) == len(self._keepers()))
+        for key, good in zip(("counts", "callbacks"), right, strict=True):
+            if not good:
                 raise FileError(f"{path}: the position in its header is damaged: {key}")
         weights, memory = (
             {name: (value.shape, None if force else value.dtype.name) for name, value in arrays.items()}
@@ -419,7 +422,7 @@ class Solver:
         return {
             **{f"weights/{name}": value for name, value in weights.items()},
             **({f"best/{name}": value for name, value in weights.items()} if position["best"] else {}),
-            **{f"rule/{name}": value for name, value in memory.items()},
+            **({} if force else {f"rule/{name}": value for name, value in memory.items()}),
             "history/loss": ((position["iteration"],), "float64"),
             "history/train": ((position["measurements"],), "float64"),
             "history/val": ((position["measurements"],), "float64"),
@@ -431,7 +434,9 @@ class Solver:
         for name, value in checkpoint.arrays.items():
             part, _, rest = name.partition("/")
             parts[part][rest] = value
-        self._trainee.go_on(parts["weights"], parts["rule"], position["counts"])
+        memory = self._trainee.memory()
+        fits = {n: a.shape for n, a in memory.items()} == {n: a.shape for n, a in parts["rule"].items()}
+        self._trainee.go_on(parts["weights"], parts["rule"] if fits else memory, position["counts"])
         self.loss_history = parts["history"]["loss"].tolist()
         self.train_acc_history = parts["history"]["train"].tolist()
         self.val_acc_history = parts["history"]["val"].tolist()
@@ -441,8 +446,9 @@ class Solver:
         self._measured, self.skipped = position["measured"], position["skipped"]
         self.epoch = self.iteration // self.iterations_per_epoch
         self._end = max(self.num_iterations, self.iteration) if force else position["end"]
-        for callback, state in zip(self._keepers(), position["callbacks"], strict=True):
-            callback.load_state_dict(state)
+        if len(position["callbacks"]) == len(self._keepers()):
+            for callback, state in zip(self._keepers(), position["callbacks"], strict=True):
+                callback.load_state_dict(state)
         self._latest, self._whole, self._ended = {}, True, False
 
     def _refuse_foreign(self) -> None:

@@ -570,7 +570,7 @@ def test_a_learning_rate_that_is_too_high_ends_the_training(use, backend):
     assert_told(
         caught,
         FloatingPointError,
-        f"the loss is nan, beginning with the output of affine2, at step {taken + 1} of this call; the parameters are "
+        f"the loss is nan at step {taken + 1} of this call, beginning with the output of affine2; the parameters are "
         "those of the step before; lower the learning rate, clip the gradient or scale the data",
     )
     assert all(np.isfinite(value).all() for value in model.params.values())
