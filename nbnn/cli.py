@@ -1,4 +1,5 @@
-"""The command line: `nbnn demo` trains a small convnet on the digits and shows what came of it."""
+"""The command line: `nbnn demo` trains a small convnet on the digits and shows what came of it, `nbnn doctor` says
+whether all is well on this machine."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     shown.add_argument("--out", default="out", help="the folder for the model and the pictures (default: out)")
     shown.add_argument("--epochs", type=int, default=25)
     shown.add_argument("--seed", type=int, default=0)
+    commands.add_parser("doctor", help="look at the installation and hold every kernel to its reference")
     options = parser.parse_args(argv)
     try:
+        if options.command == "doctor":
+            return doctor()
         return demo(pathlib.Path(options.out), options.epochs, options.seed)
     except (OSError, ValueError, ImportError) as problem:
         say(f"nbnn: {problem}", sys.stderr)
@@ -29,6 +33,18 @@ def main(argv: list[str] | None = None) -> int:
 def say(line: str = "", stream: TextIO | None = None) -> None:
     """The one place where the command line prints."""
     print(line, file=stream or sys.stdout, flush=True)
+
+
+def doctor() -> int:
+    """Every finding; the exit code says whether all is well."""
+    from nbnn.doctor import findings
+
+    bad = 0
+    for finding in findings():
+        say(str(finding))
+        bad += not finding.well
+    say("all is well" if not bad else f"{bad} of these {'is' if bad == 1 else 'are'} not well")
+    return 1 if bad else 0
 
 
 def demo(out: pathlib.Path, epochs: int, seed: int) -> int:
