@@ -32,7 +32,20 @@ if TYPE_CHECKING:
 if __name__ != "nbnn.kernels":
     raise ImportError(f'import this package as "nbnn.kernels", not as "{__name__}"')
 
-_FILES = ("activation", "affine", "arrays", "conv", "dropout", "gather", "loss", "norm", "pool", "update", "winograd")
+_FILES = (
+    "activation",
+    "affine",
+    "arrays",
+    "augment",
+    "conv",
+    "dropout",
+    "gather",
+    "loss",
+    "norm",
+    "pool",
+    "update",
+    "winograd",
+)
 
 
 def names() -> "dict[str, Kernel]":

@@ -17,6 +17,9 @@ MIX = ((16, 0x7FEB352D), (15, 0x846CA68B), (16, None))
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: steps through the keys without repeating
 KEY_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None))
 
+# augmentation: how far a picture moves comes from so many bits
+MOVES = (1 << 20) - 1
+
 # gelu
 GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 GELU_CUBE = 0.044715

@@ -26,6 +26,7 @@ from nbnn.ops import (
     GELU,
     Add,
     Affine,
+    Augment,
     AvgPool,
     BatchNorm,
     Concat,
@@ -52,9 +53,23 @@ FEATURES = ("sse4.2", "avx2", "fma", "avx512f", "neon", "sve")  # what decides a
 NETS = {
     "pictures": Graph(
         [
-            *(Conv(18, 3, pad=1), BatchNorm(), ReLU(), Conv(20, 3, pad=1, name="a"), GroupNorm(2), LeakyReLU(0.1)),
+            *(
+                Augment(1),
+                Conv(18, 3, pad=1),
+                BatchNorm(),
+                ReLU(),
+                Conv(20, 3, pad=1, name="a"),
+                GroupNorm(2),
+                LeakyReLU(0.1),
+            ),
             *(Conv(20, 3, pad=1, groups=2, name="b"), Tanh(), Add(inputs=("tanh1", "a")), MaxPool(2)),
-            *(Conv(17, 3, stride=2, pad=1, name="c"), ReLU(name="d"), Concat(inputs=("d", "c")), Scale(), AvgPool(2, stride=1)),
+            *(
+                Conv(17, 3, stride=2, pad=1, name="c"),
+                ReLU(name="d"),
+                Concat(inputs=("d", "c")),
+                Scale(),
+                AvgPool(2, stride=1),
+            ),
             *(Dropout(0.2), Affine(9), SiLU(), Affine(5)),
         ],
         input=(16, 12, 10),

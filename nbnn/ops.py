@@ -496,6 +496,39 @@ class Dropout(Op):
 
 
 @dataclass(frozen=True)
+class Augment(Op):
+    """y[n, c, i, j] = x[n, c, i + a, j' + b]: each picture moved by random a and b from -shift to shift, zeros coming
+    in, and with `flip` mirrored (j' = W - 1 - j) half of the time; outside training y = x"""
+
+    shift: int = 4
+    flip: bool = True
+
+    label: ClassVar[str] = "augment"
+    passes: ClassVar[bool] = True
+
+    def check(self) -> None:
+        self.set_whole("shift", 0)
+        if not isinstance(self.flip, bool):
+            self.refuse(f"flip must be True or False, got {shown(self.flip)}")
+
+    def shape(self, *shapes: Shape) -> Shape:
+        _, height, width = need_picture(self, shapes[0])
+        if self.shift >= min(height, width):
+            self.refuse(f"shift must be smaller than both sides of its {height}x{width} input, got {self.shift}")
+        return shapes[0]
+
+    def forward(self, *shapes: Shape) -> list[Call]:
+        return [self._call("x", 0, "y")]
+
+    def backward_input(self, *shapes: Shape) -> list[Call]:
+        return [self._call("dy", 1, "dx")]
+
+    def _call(self, source: str, back: int, target: str) -> Call:
+        keys = (Form("value", word) for word in ("seed", "step", "node"))
+        return call("augment", source, self.shift, int(self.flip), back, *keys, target)
+
+
+@dataclass(frozen=True)
 class Identity(Op):
     """y = x"""
 
@@ -693,6 +726,7 @@ OPS: dict[str, Callable[..., Op]] = {
         LayerNorm,
         GroupNorm,
         Dropout,
+        Augment,
         ReLU,
         LeakyReLU,
         Sigmoid,

@@ -27,6 +27,7 @@ TOLERANCES = {"float32": 2e-5, "float64": 1e-13}
 # Kernels that only move numbers, or round once: they must agree to the bit.
 EXACT = {
     "add_forward",
+    "augment",
     "clear_frame",
     "collect_groups",
     "copy",
@@ -755,6 +756,29 @@ DROPOUT = [
     dropout("backward", 0.3, (2, 3, 4, 5), gradient=True),
 ]
 
+# ---- augmentation
+
+
+def augment(label: str, shape: tuple[int, ...], shift: int, flip: int, back: int, seed: int = 7) -> Case:
+    def build(make: Maker) -> tuple:
+        given, filled = (make.grad, make.grad_out) if back else (make.value, make.out)
+        return given(*shape), shift, flip, back, seed, 3, 2, filled(*shape)
+
+    return Case("augment", f"{label}{', backward' if back else ''}", build)
+
+
+AUGMENT = [
+    case
+    for back in (0, 1)
+    for case in (
+        augment("moved and mirrored", (9, 6, 5, 3), 2, 1, back),
+        augment("moved as far as can be", (12, 4, 7, 17), 3, 0, back),
+        augment("mirrored alone", (5, 3, 4, 1), 0, 1, back),
+        augment("left alone", (2, 3, 4, 5), 0, 0, back),
+        augment("a large seed", (3, 5, 5, 16), 1, 1, back, seed=2**63 - 1),
+    )
+]
+
 # ---- losses
 
 
@@ -955,6 +979,7 @@ CASES: list[Case] = [
     *POOL,
     *NORM,
     *DROPOUT,
+    *AUGMENT,
     *LOSS,
     *UPDATE,
     *MOVES,

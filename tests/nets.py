@@ -8,6 +8,7 @@ from nbnn import (
     GELU,
     Add,
     Affine,
+    Augment,
     AvgPool,
     BatchNorm,
     Concat,
@@ -57,6 +58,7 @@ NETS = {
     "convnet": Net(
         Graph(
             [
+                Augment(2),
                 Conv(20, 3, pad=1),
                 BatchNorm(),
                 ReLU(),
@@ -151,6 +153,7 @@ ROWS: dict[str, list] = {
     "LayerNorm of vectors": [Affine(9), LayerNorm()],
     "GroupNorm": [GroupNorm(4)],
     "Dropout that drops nothing": [Dropout(0.0)],
+    "Augment": [Augment(2)],
     "ReLU": [ReLU()],
     "LeakyReLU": [LeakyReLU(0.2)],
     "Sigmoid": [Sigmoid()],

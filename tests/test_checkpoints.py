@@ -261,8 +261,8 @@ def graph(*nodes, loss="softmax"):
         ({"num_epochs": 7}, "num_epochs was 6 and is 7"),
         ({"optim_config": {"learning_rate": 1e-3}}, "optim_config was {'learning_rate': 0.005, 'beta1': 0.9, "),
         ({"callbacks": []}, "callbacks was ['Counter'] and is []"),
-        (lambda: {"model": graph(Dropout(0.2), Affine(3))}, "node 5 of the graph was Dropout(p=0.3"),
-        (lambda: {"model": graph(Affine(3))}, "node 5 of the graph was Dropout("),
+        (lambda: {"model": graph(Dropout(0.2), Affine(3))}, "node 6 of the graph was Dropout(p=0.3"),
+        (lambda: {"model": graph(Affine(3))}, "node 6 of the graph was Dropout("),
         (lambda: {"model": graph(Dropout(0.3), Affine(3), loss="svm")}, "loss of the graph was 'softmax' and is 'svm'"),
         (
             lambda: {"model": KINDS["pictures"][0](backend="numpy", dtype="float64")},

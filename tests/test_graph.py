@@ -18,6 +18,7 @@ from nbnn import (
     GELU,
     Add,
     Affine,
+    Augment,
     AvgPool,
     BatchNorm,
     Concat,
@@ -46,8 +47,8 @@ from nbnn.ops import OPS
 # ---- what is refused
 
 ALL_OPS = (
-    "Conv, Affine, MaxPool, AvgPool, GlobalAvgPool, BatchNorm, LayerNorm, GroupNorm, Dropout, ReLU, "
-    "LeakyReLU, Sigmoid, Tanh, GELU, SiLU, Flatten, Add, Concat, Scale, Identity"
+    "Conv, Affine, MaxPool, AvgPool, GlobalAvgPool, BatchNorm, LayerNorm, GroupNorm, Dropout, Augment, "
+    "ReLU, LeakyReLU, Sigmoid, Tanh, GELU, SiLU, Flatten, Add, Concat, Scale, Identity"
 )
 INPUT = "input must be (channels, height, width) or (features,), all at least 1 and without the batch, got "
 NAME = (
@@ -134,6 +135,8 @@ BROKEN = [
     ),
     ('Dropout("0.5")', "Dropout: p must be a number from 0 to 1, got '0.5'"),
     ("Dropout(True)", "Dropout: p must be a number from 0 to 1, got True"),
+    ("Augment(-1)", "Augment: shift must be a whole number of at least 0, got -1"),
+    ("Augment(2, flip=1)", "Augment: flip must be True or False, got 1"),
     ("LeakyReLU(2)", "LeakyReLU: slope must be a number from 0 to 1, got 2"),
     ('Scale(start=float("inf"))', "Scale: start must be a number from -1e+06 to 1e+06, got inf"),
     ("Softmax(smoothing=1)", "Softmax: smoothing must be a number from 0 up to, and not including, 1, got 1"),
@@ -236,6 +239,10 @@ BROKEN = [
     (
         "Graph([GroupNorm(4)], input=(6, 8, 8))",
         "gn1: 6 channels do not divide into 4 groups; choose groups that divide them",
+    ),
+    (
+        "Graph([Augment(4)], input=(1, 5, 4), loss=None)",
+        "augment1: shift must be smaller than both sides of its 5x4 input, got 4",
     ),
     (
         "Graph([Conv(8, 3), Conv(8, 7)], input=(3, 7, 7))",
@@ -498,6 +505,7 @@ SHAPES = [
     (MaxPool(3, stride=1), [PICTURE], (6, 7, 5)),
     (AvgPool(7), [PICTURE], (6, 1, 1)),
     (AvgPool(2, pad=1), [PICTURE], (6, 5, 4)),
+    (Augment(6), [PICTURE], PICTURE),
     (GlobalAvgPool(), [PICTURE], (6,)),
     (Flatten(), [PICTURE], (378,)),
     (Flatten(), [(11,)], (11,)),
@@ -686,6 +694,7 @@ def every_op():
     """A graph with every op, most settings and both kinds of names."""
     return Graph(
         [
+            Augment(2, flip=False),
             Conv(8, (3, 5), stride=2, pad=2, dilation=1, groups=2, bias=False, init="dirac", name="stem"),
             BatchNorm(momentum=0.5, eps=1e-3),
             ReLU(),
@@ -720,6 +729,11 @@ input = [4, 12, 12]
 [loss]
 loss = "softmax"
 smoothing = 0.1
+
+[[nodes]]
+op = "Augment"
+shift = 2
+flip = false
 
 [[nodes]]
 op = "Conv"

@@ -20,6 +20,7 @@ SOURCE = sorted([*(ROOT / "nbnn").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 PUBLIC = [
     *("Graph", "GraphError", "compile", "load", "Model", "Solver"),
     *("Conv", "Affine", "MaxPool", "AvgPool", "GlobalAvgPool", "BatchNorm", "LayerNorm", "GroupNorm", "Dropout"),
+    "Augment",
     *("ReLU", "LeakyReLU", "Sigmoid", "Tanh", "GELU", "SiLU", "Flatten", "Add", "Concat", "Scale", "Identity"),
     *("Softmax", "Svm", "Mse"),
 ]

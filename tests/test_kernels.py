@@ -259,10 +259,11 @@ _OF_AN_EXAMPLE = {
     "rows",
     "target",
 }
+RANDOM = ("dropout", "augment")  # what they do to an example depends on its place in the minibatch
 _ALONE = {
     name
     for name, kernel in KERNELS.items()
-    if kernel.each in ("x", "y", "dx", "means", "sum_dy", "labels") and kernel.axis == 0 and name != "dropout"
+    if kernel.each in ("x", "y", "dx", "means", "sum_dy", "labels") and kernel.axis == 0 and name not in RANDOM
 }
 
 

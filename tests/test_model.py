@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nbnn
-from nbnn import Affine, BatchNorm, Conv, Dropout, Flatten, Graph, MaxPool, ReLU, cache
+from nbnn import Affine, Augment, BatchNorm, Conv, Dropout, Flatten, Graph, MaxPool, ReLU, cache
 from nbnn.rules import DEFAULTS
 
 PICTURES = Graph(
@@ -906,3 +906,58 @@ def test_without_the_jit_the_sentence_says_what_to_do():
     assert found.stderr.strip().endswith(
         'RuntimeError: NUMBA_DISABLE_JIT is set, so nothing can be compiled; use backend="numpy" instead'
     )
+
+
+# ---- augmentation
+
+
+def moved(backend, seed=0, shift=2, flip=True, count=64):
+    """What a training step makes of pictures whose places are numbered: the gradient of a weight on each place."""
+    graph = Graph([Augment(shift, flip=flip), Affine(1, bias=False, init="zeros")], input=(1, 5, 4), loss="mse")
+    model = nbnn.compile(graph, backend=backend, seed=seed)
+    x = np.arange(1, 21).reshape(1, 1, 5, 4) * np.ones((count, 1, 1, 1))
+    found = []
+    for n in range(count):  # one target of -1 at a time: the gradient is 2 / count times that example as it was seen
+        y = np.zeros((count, 1))
+        y[n] = -1
+        found.append(model.loss(x, y)[1]["affine1.w"].reshape(5, 4) * count / 2)
+    return np.round(found).astype(int), model
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_pictures_are_moved_and_mirrored(backend):
+    """Each is one of the 2 * 25 that there can be, most of them come, and about half are mirrored."""
+    picture = np.arange(1, 21).reshape(5, 4)
+    wide = np.pad(picture, 2)
+    there = {}
+    for a in range(5):
+        for b in range(5):
+            cut = wide[a : a + 5, b : b + 4]
+            there[cut.tobytes()] = "plain"
+            there[cut[:, ::-1].copy().tobytes()] = "mirrored"
+    found, model = moved(backend)
+    kinds = [there[one.tobytes()] for one in found]
+    assert len({one.tobytes() for one in found}) > 25
+    assert 16 < kinds.count("mirrored") < 48
+    assert {there[one.tobytes()] for one in moved(backend, flip=False)[0]} == {"plain"}
+    x = np.arange(20.0).reshape(1, 1, 5, 4)
+    model.params["affine1.w"] = np.eye(20, 1)
+    assert model.loss(x)[0, 0] == 0 and model.loss(x + 1)[0, 0] == 1  # outside training pictures stay as they are
+
+
+def test_moves_belong_to_the_seed_and_the_step():
+    (a, model), (b, _), (c, _) = moved("numba"), moved("numpy"), moved("numba", seed=1)
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    x, y = np.arange(20.0).reshape(1, 1, 5, 4) * np.ones((8, 1, 1, 1)), np.ones((8, 1))
+    before = model.loss(x, y)[1]["affine1.w"]
+    model.steps_taken += 1
+    assert not np.array_equal(model.loss(x, y)[1]["affine1.w"], before)
+
+
+def test_a_picture_is_larger_than_its_move():
+    with pytest.raises(
+        nbnn.GraphError, match="^augment1: shift must be smaller than both sides of its 5x4 input, got 4$"
+    ):
+        Graph([Augment(), Affine(1)], input=(1, 5, 4), loss="mse")
+    with pytest.raises(nbnn.GraphError, match="^augment1: Augment reads pictures"):
+        Graph([Augment(), Affine(1)], input=20, loss="mse")

@@ -14,11 +14,13 @@ import time
 import numpy as np
 
 import nbnn
-from nbnn import Affine, BatchNorm, Conv, Dropout, Graph, MaxPool, ReLU, Solver
+from nbnn import Affine, Augment, BatchNorm, Conv, Dropout, Graph, MaxPool, ReLU, Solver
 
 STALL = "writing"
 PICTURES = Graph(
-    [Conv(4, 3, pad=1), BatchNorm(), ReLU(), MaxPool(2), Dropout(0.3), Affine(3)], input=(2, 6, 6), loss="softmax"
+    [Augment(1), Conv(4, 3, pad=1), BatchNorm(), ReLU(), MaxPool(2), Dropout(0.3), Affine(3)],
+    input=(2, 6, 6),
+    loss="softmax",
 )
 VECTORS = Graph([Affine(12), ReLU(), Dropout(0.5), Affine(3)], input=(72,), loss="svm")
 

@@ -33,6 +33,7 @@ from nbnn.kernels.reference.arrays import (
     flatten_forward,
     turn,
 )
+from nbnn.kernels.reference.augment import augment
 from nbnn.kernels.reference.conv import (
     conv_backward_data,
     conv_backward_data_narrow,
@@ -77,6 +78,7 @@ __all__ = [
     "affine_backward_weights",
     "affine_forward",
     "affine_gradients",
+    "augment",
     "avg_pool_backward",
     "avg_pool_forward",
     "batch_gradients",
