@@ -5,13 +5,19 @@ BIN := .venv/bin
 # make test TORCH='torch==2.13.0 --index-url <the index of PyTorch with its CPU builds>'
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test bench lint clean torch peers
+.PHONY: demo test soak bench lint clean torch peers
 
 demo: .venv/core
 	$(BIN)/python -m nbnn demo --out out
 
 test: .venv/test torch
 	$(BIN)/python -m pytest
+
+# the tests of reliability at full counts; what they counted goes into docs/reliability.md
+soak: .venv/test
+	mkdir -p out && rm -f out/figures.jsonl
+	NBNN_SOAK=1 NBNN_FIGURES=$(CURDIR)/out/figures.jsonl $(BIN)/python -m pytest $$(grep -l 'soak' tests/test_*.py)
+	$(BIN)/python tests/soak.py out/figures.jsonl
 
 bench: .venv/test torch peers
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))

@@ -16,7 +16,7 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     space: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     said = ""
     for number, block in enumerate(blocks):
         exec(compile(block, f"README block {number + 1}", "exec"), space)
