@@ -56,14 +56,14 @@ class Ours:
         """The losses of at most so many first steps."""
         solver = solver_of(EXPERIMENTS[place], folder, dtype)
         rows = first_rows(solver, most)
-        solver._trainee.prepare()
-        losses, _ = solver._trainee.steps(rows, np.full(len(rows), EXPERIMENTS[place].rate))
+        solver.trainee.prepare()
+        losses, _ = solver.trainee.steps(rows, np.full(len(rows), EXPERIMENTS[place].rate))
         return losses.tolist()
 
     def train(self, place: int, folder: str, seed: int) -> dict[str, Any]:
         """All of it, accuracies included; compiled before the clock starts."""
         solver = solver_of(EXPERIMENTS[place], folder, seed=seed)
-        solver._trainee.prepare()
+        solver.trainee.prepare()
         begun = time.perf_counter()
         solver.train()
         return {

@@ -16,7 +16,7 @@ from bench.contest import PAUSE, Options, PeerError, child
 from bench.nets import graph_of
 from bench.report import Table, agreed, verdict
 from bench.timing import in_turn
-from nbnn import buffers, launches, lower, memory, winograd
+from nbnn import buffers, codegen, launches, lower, memory, winograd
 from nbnn.launches import alone
 
 Change = Callable[[], contextlib.AbstractContextManager]
@@ -42,6 +42,19 @@ def _rows_in_step(net: lower.Lowered, columns: int) -> int:
     return -(-columns // net.lanes) * net.lanes
 
 
+@contextlib.contextmanager
+def _loss_alone() -> Iterator[None]:
+    """The norm of the gradient is not looked at."""
+    train = codegen._train
+
+    def plain(net: lower.Lowered) -> list[str]:
+        watched = ("launch(keep(", "launch(square_sums(", "launch(add_total(sums, 1.0, norms")
+        return [line for line in train(net) if not line.strip().startswith(watched)]
+
+    with mock.patch.object(codegen, "_train", plain):
+        yield
+
+
 # What is done without the decision, and on which nets it shows.
 DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "Winograd": (lambda: mock.patch.object(winograd.WinogradConv, "of", lambda *a: None), ("vgg", "resnet9")),
@@ -64,6 +77,7 @@ DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
         lambda: mock.patch.object(launches.Planner, "plan", lambda self, sections: alone(sections)),
         ("vgg", "lenet", "mlp"),
     ),
+    "gradients that are not finite are noticed": (_loss_alone, ("vgg", "course7x7", "lenet", "fcnet", "mlp")),
     "512 KiB of examples at a time, not all": (
         lambda: mock.patch.object(launches, "IN_CACHE", 1 << 40),
         ("vgg", "lenet"),

@@ -4,8 +4,6 @@ meanings."""
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import pathlib
 import sys
 import time
@@ -15,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from nbnn import inputs, rules
-from nbnn.checkpoints import BEST, Checkpoint, Folder, Shapes, differences, fingerprint, read
-from nbnn.files import FileError
+from nbnn.keeper import Keeper
 from nbnn.model import ON_NAN, Model
 from nbnn.schedules import as_schedule, factors
 from nbnn.signals import Signals, listening
@@ -48,11 +45,6 @@ DEFAULTS: dict[str, Any] = {
     "on_nan": None,
     "callbacks": (),
 }
-# what a training that goes on must have been given as well, besides the same graph and data
-SAME = (
-    *("update_rule", "optim_config", "lr_decay", "batch_size", "num_epochs", "num_train_samples", "num_val_samples"),
-    *("schedule", "clip", "reg", "sampling", "seed"),
-)
 ALIVE = 0.1  # seconds that one call of the compiled step may take, so that progress and Ctrl-C come in time
 
 
@@ -112,26 +104,23 @@ class Solver:
         if not callable(self.log):
             raise TypeError(f"log must be a function that takes a line, got {type(self.log).__name__}")
         self.progress = bool(sys.stdout.isatty() if chosen["progress"] is None else chosen["progress"]) and self.verbose
-        self.checkpoint_every = _or_none(chosen["checkpoint_every"], "checkpoint_every")
-        keep = inputs.positive(chosen["keep"], "keep")
-        self._folder = None if chosen["checkpoint"] is None else Folder(chosen["checkpoint"], keep)
-        if self._folder is None and self.checkpoint_every is not None:
-            raise ValueError('checkpoint_every needs a folder to write to, such as checkpoint="run"')
+        every = _or_none(chosen["checkpoint_every"], "checkpoint_every")
+        self._keeper = Keeper(self, chosen["checkpoint"], every, inputs.positive(chosen["keep"], "keep"))
         self.callbacks = list(chosen["callbacks"])
         for callback in self.callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks must be functions that take the Solver, got {type(callback).__name__}")
         settings = data, self.update_rule, self.optim_config
         offered = getattr(model, "trainee", None)  # a model may know itself how it is trained best
-        self._trainee: Any = offered(*settings, reg=self.reg, clip=self.clip) if callable(offered) else None
-        if self._trainee is None:
+        self.trainee: Any = offered(*settings, reg=self.reg, clip=self.clip) if callable(offered) else None
+        if self.trainee is None:
             kind = CompiledTrainee if isinstance(model, Model) else PlainTrainee
-            self._trainee = kind(model, *settings, reg=self.reg, clip=self.clip)
-        self.on_nan: str = self._trainee.on_nan
+            self.trainee = kind(model, *settings, reg=self.reg, clip=self.clip)
+        self.on_nan: str = self.trainee.on_nan
         if chosen["on_nan"] is not None:
             self.on_nan = inputs.choice(chosen["on_nan"], ON_NAN, "on_nan")
         self.X_train, self.y_train, self.X_val, self.y_val = (
-            self._trainee.data[k] for k in ("X_train", "y_train", "X_val", "y_val")
+            self.trainee.data[k] for k in ("X_train", "y_train", "X_val", "y_val")
         )
         self.epoch = 0
         self.iteration = 0
@@ -142,15 +131,12 @@ class Solver:
         self.train_acc_history: list[float] = []
         self.val_acc_history: list[float] = []
         self._rows_epoch = -1
-        self._end = self.num_iterations  # the iteration at which train() ends
-        self._measured = 0  # the iteration of the last measurement
-        self._written = 0  # and of the last checkpoint
-        self._best: dict[str, np.ndarray] = {}  # best_params with the running figures
+        self.end = self.num_iterations  # the iteration at which train() ends
+        self.measured = 0  # the iteration of the last measurement
+        self.best: dict[str, np.ndarray] = {}  # best_params with the running figures
         self._latest: dict[str, np.ndarray] = {}  # where a training that was interrupted goes on
         self._whole = True  # the trainee is at our iteration
         self._ended = False
-        self._own = False  # the checkpoints in the folder are of this training
-        self._fingerprints: dict[str, str] = {}
         self._signals = Signals()
         self._shown = self._rate = 0.0
 
@@ -164,7 +150,7 @@ class Solver:
 
     @property
     def _epochs(self) -> int:
-        return self._end // self.iterations_per_epoch
+        return self.end // self.iterations_per_epoch
 
     def train(self) -> None:
         """Train to the end of num_epochs, or until Ctrl-C; either way the best weights so far are then in the model.
@@ -172,25 +158,23 @@ class Solver:
         Called again after a stop it goes on where it was; called again after the end it trains num_epochs more.
         """
         if self._ended:
-            self._end += self.num_iterations
+            self.end += self.num_iterations
             self._ended = False
         with contextlib.ExitStack() as stack:
-            if self._folder is not None:
-                stack.enter_context(self._folder.held())
-                self._refuse_foreign()
-            if self._latest and _same(self._trainee.copy(), self._best):
-                self._trainee.put(self._latest)
+            stack.enter_context(self._keeper.at_work())
+            if self._latest and _same(self.trainee.copy(), self.best):
+                self.trainee.put(self._latest)
             self._latest = {}
-            self._signals = stack.enter_context(listening(both=self._folder is not None))
+            self._signals = stack.enter_context(listening(both=self._keeper.folder is not None))
             try:
                 self._status("compiling")
-                self._trainee.prepare()
+                self.trainee.prepare()
                 ready = 1
                 while True:
                     if self._due():
                         self._measure()
-                    self._keep()
-                    if self.iteration >= self._end:
+                    self._keeper.write_if_due()
+                    if self.iteration >= self.end:
                         self._ended = True
                         break
                     ready = self._some_steps(ready)
@@ -202,15 +186,15 @@ class Solver:
                 self._stopped("a step that is not finite")
             finally:
                 self._status("")
-                latest = {} if self._ended else self._trainee.copy()
+                latest = {} if self._ended else self.trainee.copy()
                 if all(np.isfinite(value).all() for value in latest.values()):
                     self._latest = latest
-                if self._best:
-                    self._trainee.put(self._best)
+                if self.best:
+                    self.trainee.put(self.best)
 
     def stop(self) -> None:
         """End the training here; what is due at its end is done."""
-        self._end = self.iteration
+        self.end = self.iteration
 
     def resume(self, path: Any = None, *, force: bool = False) -> bool:
         """Go on from a checkpoint: of that path, or from the newest that is whole in the folder `checkpoint`. Says
@@ -219,37 +203,11 @@ class Solver:
         A checkpoint of another graph, other data or other settings is refused, unless forced; the settings are then
         those that this Solver was given.
         """
-        folder = self._folder if path is None else Folder(path, 1)
-        if folder is None:
-            raise ValueError('resume needs a file, or the folder that the Solver was given as checkpoint="..."')
-        if path is not None and not folder.path.exists():
-            raise FileNotFoundError(f"there is no file or folder {folder.path}")
-        paths = [folder.path] if folder.path.is_file() else folder.newest_first()
-        problem: FileError | None = None
-        for found in paths:
-            try:
-                optional = (*self._trainee.figures, *(["rule/"] if force else []))
-                checkpoint = read(found, functools.partial(self._expected, found, force), optional)
-                self._check_finite(found, checkpoint)
-            except FileError as damaged:
-                self.log(str(damaged))
-                problem = problem or damaged
-                continue
-            self._go_on(checkpoint, force)
-            self._own = self._folder is not None and found.parent.resolve() == self._folder.path.resolve()
-            self.log(f"Going on from {found}, iteration {self.iteration} of {self._end}")
-            return True
-        if problem is not None:
-            raise problem
-        return False
+        return self._keeper.resume(path, force)
 
     def write_checkpoint(self) -> pathlib.Path:
         """Write a checkpoint of this moment into the folder."""
-        if self._folder is None:
-            raise ValueError('a checkpoint needs a folder to write to, such as checkpoint="run"')
-        path = self._folder.write(self._checkpoint())
-        self._written, self._own = self.iteration, True
-        return path
+        return self._keeper.write()
 
     def check_accuracy(self, X: Any, y: Any, num_samples: int | None = None, batch_size: int = 100) -> float:
         """The accuracy on X, or on num_samples examples of it drawn with replacement."""
@@ -257,23 +215,21 @@ class Solver:
         if num_samples is not None and len(X) > inputs.positive(num_samples, "num_samples"):
             chosen = np.random.default_rng((self.seed, 1, self.epoch, self.iteration)).integers(0, len(X), num_samples)
             X, y = X[chosen], y[chosen]
-        return float(self._trainee.accuracy(X, y, inputs.positive(batch_size, "batch_size"), self._pause))
+        return float(self.trainee.accuracy(X, y, inputs.positive(batch_size, "batch_size"), self._pause))
 
     # ---- one call of the compiled step, and what comes between calls
 
     def _some_steps(self, ready: int) -> int:
         """Take up to `ready` steps, not beyond an epoch's end; returns how many may be taken next time."""
         done = self.iteration % self.iterations_per_epoch
-        left = self.iterations_per_epoch - done
-        if self.checkpoint_every is not None:
-            left = min(left, self.checkpoint_every - self.iteration % self.checkpoint_every)
-        count = 1 if self.iteration == 0 else min(ready, left)
+        left = min(self.iterations_per_epoch - done, self._keeper.left(self.iteration))
+        count = 1 if self.iteration == 0 else int(min(ready, left))
         rows = self._epoch_rows()[done : done + count]
         rate = self.optim_config["learning_rate"] * self.lr_decay**self.epoch
-        rates = rate * factors(self.schedule, self.iteration, count, self._end)
+        rates = rate * factors(self.schedule, self.iteration, count, self.end)
         begun = time.perf_counter()
         self._whole = False
-        losses, problem = self._trainee.steps(rows, rates, self.on_nan)
+        losses, problem = self.trainee.steps(rows, rates, self.on_nan)
         taken = time.perf_counter() - begun
         first = self.iteration
         self.loss_history += losses.tolist()
@@ -283,7 +239,7 @@ class Solver:
         self._whole = True
         for iteration, value in enumerate(losses, first):
             if self.verbose and iteration % self.print_every == 0:
-                self._say(f"(Iteration {iteration + 1} / {self._end}) loss: {value:f}")
+                self._say(f"(Iteration {iteration + 1} / {self.end}) loss: {value:f}")
         if problem is not None:
             kind = StoppedByNan if self.on_nan == "stop" else type(problem)
             raise kind(f"iteration {self.iteration + 1}: {problem}") from None
@@ -292,27 +248,20 @@ class Solver:
 
     def _due(self) -> bool:
         """Whether the accuracies are to be measured now: after the first iteration, each epoch, and the last."""
-        last, epoch_end = self.iteration == self._end, self.iteration % self.iterations_per_epoch == 0
-        return self._measured < self.iteration and (self.iteration == 1 or last or epoch_end)
-
-    def _keep(self) -> None:
-        """Write a checkpoint where one is due."""
-        every = self.checkpoint_every or self.num_iterations + 1
-        due = self._measured == self.iteration or self.iteration % every == 0
-        if self._folder is not None and due and self._written < self.iteration:
-            self.write_checkpoint()
+        last, epoch_end = self.iteration == self.end, self.iteration % self.iterations_per_epoch == 0
+        return self.measured < self.iteration and (self.iteration == 1 or last or epoch_end)
 
     def _stopped(self, why: str) -> None:
         """What is done and said when a training ends early."""
         kept = ""
-        if self._folder is not None and self._whole:
-            kept = f"; resume() goes on from {self.write_checkpoint()}"
+        if self._keeper.folder is not None and self._whole:
+            kept = f"; resume() goes on from {self._keeper.write()}"
         holds = (
             f"the model holds the best weights so far, val_acc {self.best_val_acc:f}"
-            if self._best
+            if self.best
             else "no accuracy was measured yet, so the model holds the latest weights"
         )
-        self._say(f"Stopped by {why} after iteration {self.iteration} of {self._end}; {holds}{kept}")
+        self._say(f"Stopped by {why} after iteration {self.iteration} of {self.end}; {holds}{kept}")
 
     def _pause(self) -> None:
         """Between pieces of work: show that we are alive, and stop if Ctrl-C was pressed."""
@@ -322,7 +271,7 @@ class Solver:
         if self.loss_history and now - self._shown > ALIVE:
             self._shown = now
             self._status(
-                f"epoch {min(self.epoch + 1, self._epochs)}/{self._epochs}  iteration {self.iteration}/{self._end}  "
+                f"epoch {min(self.epoch + 1, self._epochs)}/{self._epochs}  iteration {self.iteration}/{self.end}  "
                 f"loss {self.loss_history[-1]:.4f}  {self._rate:,.0f} examples/s"
             )
 
@@ -347,119 +296,27 @@ class Solver:
             raise FloatingPointError(f"iteration {self.iteration}: {problem}") from None
         self.train_acc_history.append(train)
         self.val_acc_history.append(val)
-        self._measured = self.iteration
+        self.measured = self.iteration
         if self.checkpoint_name is not None:
-            self._trainee.save(pathlib.Path(f"{self.checkpoint_name}_epoch_{self.epoch}.safetensors"))
+            self.trainee.save(pathlib.Path(f"{self.checkpoint_name}_epoch_{self.epoch}.safetensors"))
         if self.verbose:
             self._say(f"(Epoch {self.epoch} / {self._epochs}) train acc: {train:f}; val_acc: {val:f}")
-        if val > self.best_val_acc or not self._best:
-            self.best_val_acc, self._best = val, self._trainee.copy()
-            self.best_params = self._trainee.shown(self._best)
-            if self._folder is not None:
-                with self._folder.told(self._folder.path / BEST):
-                    self._trainee.save(self._folder.path / BEST)
+        if val > self.best_val_acc or not self.best:
+            self.note_best(self.trainee.copy(), val)
+            self._keeper.write_best()
         for callback in self.callbacks:
             callback(self)
 
-    # ---- checkpoints
+    def note_best(self, arrays: dict[str, np.ndarray], accuracy: float) -> None:
+        """These are the best weights and running figures so far."""
+        self.best, self.best_val_acc = arrays, accuracy
+        self.best_params = self.trainee.shown(arrays)
 
-    def _keepers(self) -> list[Any]:
-        """The callbacks that have a state."""
-        return [c for c in self.callbacks if hasattr(c, "state_dict") and hasattr(c, "load_state_dict")]
-
-    def _check_finite(self, path: pathlib.Path, checkpoint: Checkpoint) -> None:
-        """No step leaves weights that are not finite, except those of a model that goes on whatever comes."""
-        for name, value in checkpoint.arrays.items():
-            if self._trainee.on_nan != "go on" and not name.startswith("history/") and not np.isfinite(value).all():
-                raise FileError(f"{path}: {name} holds a NaN or an infinity")
-
-    def _about(self) -> dict[str, Any]:
-        if not self._fingerprints:
-            self._fingerprints = {name: fingerprint(array) for name, array in self._trainee.data.items()}
-        settings = {name: getattr(self, name) for name in SAME}
-        settings["callbacks"] = [type(c).__name__ for c in self._keepers()]
-        about = {**self._trainee.about(), "data": self._fingerprints, "settings": settings}
-        return json.loads(json.dumps(about))
-
-    def _checkpoint(self) -> Checkpoint:
-        arrays = {
-            **{f"weights/{name}": value for name, value in self._trainee.copy().items()},
-            **{f"best/{name}": value for name, value in self._best.items()},
-            **{f"rule/{name}": value for name, value in self._trainee.memory().items()},
-            "history/loss": np.array(self.loss_history, float),
-            "history/train": np.array(self.train_acc_history, float),
-            "history/val": np.array(self.val_acc_history, float),
-        }
-        position = {
-            "iteration": self.iteration,
-            "measured": self._measured,
-            "measurements": len(self.val_acc_history),
-            "end": self._end,
-            "skipped": self.skipped,
-            "best": bool(self._best),
-            "best_val_acc": float(self.best_val_acc),
-            "counts": self._trainee.counts(),
-            "callbacks": [_state_of(c) for c in self._keepers()],
-        }
-        return Checkpoint(self._about(), position, arrays)
-
-    def _expected(self, path: pathlib.Path, force: bool, about: dict[str, Any], position: dict[str, Any]) -> Shapes:
-        """The arrays of a checkpoint that this training can go on from; another one is refused."""
-        told = differences(about, self._about())
-        if told and not force:
-            raise ValueError(
-                f"{path} is of another training: {'; '.join(told)}; resume(path, force=True) goes on all the same"
-            )
-        right = [position["counts"].keys() == self._trainee.counts().keys()]
-        right.append(force or len(position["callbacks"]) == len(self._keepers()))
-        for key, good in zip(("counts", "callbacks"), right, strict=True):
-            if not good:
-                raise FileError(f"{path}: the position in its header is damaged: {key}")
-        weights, memory = (
-            {name: (value.shape, None if force else value.dtype.name) for name, value in arrays.items()}
-            for arrays in (self._trainee.copy(), self._trainee.memory())
-        )
-        return {
-            **{f"weights/{name}": value for name, value in weights.items()},
-            **({f"best/{name}": value for name, value in weights.items()} if position["best"] else {}),
-            **({} if force else {f"rule/{name}": value for name, value in memory.items()}),
-            "history/loss": ((position["iteration"],), "float64"),
-            "history/train": ((position["measurements"],), "float64"),
-            "history/val": ((position["measurements"],), "float64"),
-        }
-
-    def _go_on(self, checkpoint: Checkpoint, force: bool) -> None:
-        position = checkpoint.position
-        parts: dict[str, dict[str, np.ndarray]] = {"weights": {}, "best": {}, "rule": {}, "history": {}}
-        for name, value in checkpoint.arrays.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = value
-        memory = self._trainee.memory()
-        fits = {n: a.shape for n, a in memory.items()} == {n: a.shape for n, a in parts["rule"].items()}
-        self._trainee.go_on(parts["weights"], parts["rule"] if fits else memory, position["counts"])
-        self.loss_history = parts["history"]["loss"].tolist()
-        self.train_acc_history = parts["history"]["train"].tolist()
-        self.val_acc_history = parts["history"]["val"].tolist()
-        self._best, self.best_val_acc = parts["best"], position["best_val_acc"]
-        self.best_params = self._trainee.shown(self._best)
-        self.iteration = self._written = position["iteration"]
-        self._measured, self.skipped = position["measured"], position["skipped"]
-        self.epoch = self.iteration // self.iterations_per_epoch
-        self._end = max(self.num_iterations, self.iteration) if force else position["end"]
-        if len(position["callbacks"]) == len(self._keepers()):
-            for callback, state in zip(self._keepers(), position["callbacks"], strict=True):
-                callback.load_state_dict(state)
+    def go_on(self, iteration: int, measured: int, end: int) -> None:
+        """Be at this iteration: the model and its update rule are."""
+        self.iteration, self.measured, self.end = iteration, measured, end
+        self.epoch = iteration // self.iterations_per_epoch
         self._latest, self._whole, self._ended = {}, True, False
-
-    def _refuse_foreign(self) -> None:
-        """A training that begins must not mix its checkpoints with those of another one."""
-        assert self._folder is not None
-        there = self._folder.newest_first()
-        if there and not self._own:
-            raise FileExistsError(
-                f"{self._folder.path} holds checkpoints of an earlier training, the newest {there[0].name}; "
-                "call resume() before train() to go on with it, or name another folder"
-            )
 
     def _say(self, line: str) -> None:
         self._status("")
@@ -478,17 +335,6 @@ def _or_none(value: Any, name: str) -> int | None:
 
 def _same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
-
-
-def _state_of(callback: Any) -> Any:
-    state = callback.state_dict()
-    try:
-        return json.loads(json.dumps(state, allow_nan=False))
-    except (TypeError, ValueError) as problem:
-        raise TypeError(
-            f"the state_dict() of {type(callback).__name__} cannot go into a checkpoint: {problem}; make it of finite "
-            "numbers, texts, lists and dicts"
-        ) from None
 
 
 class StoppedByNan(Exception):

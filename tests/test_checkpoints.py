@@ -70,7 +70,7 @@ def stopped(kind, folder, iteration, **options):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_goes_on_to_the_same_bits(kind, iteration, whole, tmp_path):
     first = stopped(kind, tmp_path, iteration)
-    path = first._folder.newest_first()[0]
+    path = first._keeper.folder.newest_first()[0]
     assert first.log.lines[-1].startswith(f"Stopped by Ctrl-C after iteration {first.iteration} of {LAST}; ")
     assert first.log.lines[-1].endswith(f"; resume() goes on from {path}")
     second = solver_of(kind, tmp_path, log=Stop())
@@ -96,8 +96,8 @@ def test_weights_that_were_changed_after_a_stop_are_trained_on(tmp_path):
     solver.model.params["affine1.w"] = 0 * solver.model.params["affine1.w"]
     solver.callbacks.append(lambda s: seen.append(s.model.params["affine1.w"].copy()))
     seen = []
-    before = solver._trainee.steps
-    solver._trainee.steps = lambda *a: (seen.append(solver.model.params["affine1.w"].copy()), before(*a))[1]
+    before = solver.trainee.steps
+    solver.trainee.steps = lambda *a: (seen.append(solver.model.params["affine1.w"].copy()), before(*a))[1]
     solver.train()
     assert not seen[0].any()
 
@@ -138,7 +138,7 @@ def test_resume_where_there_is_nothing(tmp_path):
 
 def test_a_file_of_another_folder_can_be_gone_on_from(tmp_path, whole):
     first = stopped("vectors", tmp_path / "a", 20)
-    for path, folder in ((first._folder.newest_first()[0], tmp_path / "b"), (tmp_path / "a", None)):
+    for path, folder in ((first._keeper.folder.newest_first()[0], tmp_path / "b"), (tmp_path / "a", None)):
         second = solver_of("vectors", folder, log=Stop())
         assert second.resume(path)
         second.train()
@@ -276,7 +276,7 @@ def graph(*nodes, loss="softmax"):
 )
 def test_another_training_is_refused(options, sentence, tmp_path):
     options = options() if callable(options) else options
-    path = stopped("pictures", tmp_path, 20)._folder.newest_first()[0]
+    path = stopped("pictures", tmp_path, 20)._keeper.folder.newest_first()[0]
     solver = solver_of("pictures", tmp_path, log=Stop(), **options)
     before = outcome(solver)
     with pytest.raises(ValueError) as caught:
@@ -315,7 +315,7 @@ def test_force_goes_on_all_the_same(tmp_path):
 @pytest.fixture
 def written(tmp_path):
     """A folder with checkpoints, newest first."""
-    return stopped("vectors", tmp_path, 27)._folder.newest_first()
+    return stopped("vectors", tmp_path, 27)._keeper.folder.newest_first()
 
 
 def test_the_newest_whole_checkpoint_is_found(written, whole):
@@ -525,7 +525,7 @@ def test_a_signal_writes_a_checkpoint(number, tmp_path, whole):
     assert last.startswith(f"Stopped by {name} after iteration ")
     solver = solver_of("vectors", tmp_path, log=Stop(), checkpoint_every=None)
     assert solver.resume()
-    assert f"resume() goes on from {solver._folder.newest_first()[0]}" in last
+    assert f"resume() goes on from {solver._keeper.folder.newest_first()[0]}" in last
     solver.train()
     assert outcome(solver) == outcome(whole["vectors"][0])
 
@@ -552,7 +552,7 @@ def test_an_interrupted_measurement_is_made_up_for(tmp_path, whole, monkeypatch)
 def test_what_was_half_done_is_not_written(tmp_path, whole):
     """A Ctrl-C inside of a step: nobody knows what of it has happened, so the checkpoint before it counts."""
     solver = solver_of("course", tmp_path, log=Stop())
-    steps, calls = solver._trainee.steps, []
+    steps, calls = solver.trainee.steps, []
 
     def half(*args):
         calls.append(1)
@@ -561,7 +561,7 @@ def test_what_was_half_done_is_not_written(tmp_path, whole):
             raise KeyboardInterrupt
         return found
 
-    solver._trainee.steps = half
+    solver.trainee.steps = half
     solver.train()
     assert "resume()" not in solver.log.lines[-1]
     second = solver_of("course", tmp_path, log=Stop())

@@ -158,8 +158,8 @@ def test_a_students_model_goes_on_unless_told_otherwise(on_nan, w):
     settings = {"optim_config": {"learning_rate": 10}, "num_epochs": 1, "batch_size": 10, "verbose": False, "log": len}
     solver = Solver(Students(), data, on_nan=on_nan, **settings)
     weights = []
-    steps = solver._trainee.steps
-    solver._trainee.steps = lambda *a: (steps(*a), weights.append(solver.model.params["w"]))[0]
+    steps = solver.trainee.steps
+    solver.trainee.steps = lambda *a: (steps(*a), weights.append(solver.model.params["w"]))[0]
     solver.train()
     assert weights[-1].tolist() == w
     assert solver.skipped == (on_nan == "skip")

@@ -92,9 +92,9 @@ def test_the_best_weights_are_put_back(digits):
 def test_the_rate_decays_after_each_epoch(digits, monkeypatch):
     solver, _ = solver_of(digits, num_epochs=3, lr_decay=0.5, optim_config={"learning_rate": 0.4}, verbose=False)
     seen = []
-    steps = solver._trainee.steps
+    steps = solver.trainee.steps
     monkeypatch.setattr(
-        solver._trainee, "steps", lambda rows, rates, nan: (seen.extend(rates), steps(rows, rates, nan))[1]
+        solver.trainee, "steps", lambda rows, rates, nan: (seen.extend(rates), steps(rows, rates, nan))[1]
     )
     solver.train()
     assert seen == [0.4] * 12 + [0.2] * 12 + [0.1] * 12
