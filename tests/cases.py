@@ -325,6 +325,7 @@ WINOGRAD = [
     *winograd("fewer tiles than a product has rows", 16, 16, (6, 6), n=1),
     *winograd("slots with unequal shares", 16, 10, (8, 8), n=7, slots=3),
     *winograd("blocks of channels, the last one smaller", 40, 16, (6, 10), n=4, slots=2, blocks=3, together=8),
+    *winograd("blocks of channels and tiles that hang over", 17, 5, (6, 8), n=2, blocks=2),
 ]
 
 # ---- affine
