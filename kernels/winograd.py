@@ -156,16 +156,16 @@ def _place_of(tile, down, across):
 
 
 @inlined
-def _copy_patch(source, row, pixel, height, width, target, size, channels):
-    """size x size places at the target, one behind the other: the height x width that there are, the rest zeros."""
+def _copy_patch(source, row, pixel, height, width, target, size, room, channels):
+    """size x size places at the target, `room` apart: the height x width that there are, the rest zeros."""
     for i in range(size):
         for j in range(size):
             there = i < height and j < width
             for c in range(0, channels, lanes(target)):
                 if there:
-                    store(target, (i * size + j) * channels + c, load(source, i * row + j * pixel + c))
+                    store(target, (i * size + j) * room + c, load(source, i * row + j * pixel + c))
                 else:
-                    store(target, (i * size + j) * channels + c, fill(target, 0.0))
+                    store(target, (i * size + j) * room + c, fill(target, 0.0))
 
 
 def _taker(to_values, size):
@@ -179,7 +179,7 @@ def _taker(to_values, size):
             row, pixel = step(x, 1), step(x, 2)
             height, width = x.shape[1] - i, x.shape[2] - j
             if height < size or width < size:
-                _copy_patch(source, row, pixel, height, width, spare, size, room)
+                _copy_patch(source, row, pixel, height, width, spare, size, room, channels)
                 source, row, pixel = spare, size * room, room
             for c in range(0, channels, lanes(x)):
                 to_v = own(v, worker) + (t * step(v, 2) + c)

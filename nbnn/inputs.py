@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import numbers
 import sys
 from typing import Any
@@ -159,9 +160,25 @@ def _real_array(x: Any, name: str) -> np.ndarray:
 def _array(x: Any, name: str, unmask: str = "leave its gaps out first") -> np.ndarray:
     if np.ma.isMaskedArray(x):
         raise TypeError(f"{name} is a masked array; {unmask.format(name)}")
+    still_whole(x, name)
     try:
         return np.asarray(x)
     except ValueError:
         raise ValueError(f"{name} is a list of rows of different lengths; make them equally long") from None
     except RuntimeError as problem:  # a tensor of another library that NumPy may not read
         raise TypeError(f"{name} cannot be read as an array: {problem}") from None
+
+
+def still_whole(x: Any, name: str) -> None:
+    """Refuse an array in a mapped file that has become shorter: to read behind its end would kill the process. A file
+    that shrinks while a call is running nobody can see in time."""
+    start = 0
+    while isinstance(x, np.ndarray):
+        if isinstance(x, np.memmap):
+            start = x.offset - x.offset % mmap.ALLOCATIONGRANULARITY  # where NumPy begins a map
+        x = x.base.obj if isinstance(x.base, memoryview) else x.base
+    if isinstance(x, mmap.mmap) and x.size() < start + len(x):
+        raise ValueError(
+            f"{name} is mapped from a file that has become shorter: it needs {start + len(x):,} bytes, and there are "
+            f"{x.size():,}; write the file again, then map it again"
+        )

@@ -18,7 +18,7 @@ import numpy as np
 from nbnn.kernels import reference
 from nbnn.kernels.constants import BLOCK, CODES, RULES, SETTINGS
 from nbnn.kernels.simd import lanes_of
-from nbnn.ops import sides_of
+from nbnn.ops import NARROW, sides_of
 
 # A kernel and its reference add the same numbers in another order. Each addition rounds by 6e-8 (float32) or 1e-16
 # (float64) of what is added up so far; over the 10,000 terms of the longest sums that becomes up to 5e-6 and 1e-14 of
@@ -203,7 +203,7 @@ def conv(
         dw, db = make.grad_out(slots, *window, channels, filters), make.grad_out(slots, filters)
         return padded(make), make.grad(n, *out, filters), stride, dilation, dw, db
 
-    few = [Case("conv_backward_data_narrow", label, narrow)] if channels <= 5 else []
+    few = [Case("conv_backward_data_narrow", label, narrow)] if channels <= NARROW else []
     return [
         *few,
         Case("conv_forward", label, forward),
@@ -326,6 +326,7 @@ WINOGRAD = [
     *winograd("fewer tiles than a product has rows", 16, 16, (6, 6), n=1),
     *winograd("slots with unequal shares", 16, 10, (8, 8), n=7, slots=3),
     *winograd("blocks of channels, the last one smaller", 40, 16, (6, 10), n=4, slots=2, blocks=3, together=8),
+    *winograd("blocks of channels and tiles that hang over", 17, 5, (6, 8), n=2, blocks=2),
 ]
 
 # ---- affine
