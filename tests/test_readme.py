@@ -53,3 +53,16 @@ def test_the_map_names_nothing_that_is_gone():
     table = TEXT[TEXT.index("## What's where") : TEXT.index("## Adding an op")]
     for name in re.findall(r"`((?:nbnn|kernels|tests|bench)/[\w/]*(?:\.py)?)`", table):
         assert (ROOT / name).exists(), name
+
+
+def test_the_tests_that_are_promised_are_there():
+    """docs/reliability.md names files, and functions of the file named last."""
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    source, count = "", 0
+    for file, function in re.findall(r"`(test_\w+\.py)?(?:::(test_\w+))?`", text):
+        if file:
+            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        if function:
+            assert f"def {function}(" in source, function
+            count += 1
+    assert count > 40
