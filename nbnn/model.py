@@ -177,7 +177,8 @@ class Model:
                 "predict_proba needs a net with the softmax or the svm loss; predict gives the output itself"
             )
         scores = self._scores(inputs.examples(X, self.graph))
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        with np.errstate(over="ignore"):  # scores farther apart than numbers go: exp(-infinity) is the 0 that is meant
+            powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
     def evaluate(self, X: Any, y: Any) -> dict[str, float]:
