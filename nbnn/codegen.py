@@ -21,7 +21,7 @@ PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state", 
 TARGETS = ("all_labels", "labels", "target_data", "target_code")
 ARENAS = ("params", "grads", "state", "acts", "work", "space")
 GRADIENTS = (*PREDICT[:6], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
-TRAIN = ("steps", *GRADIENTS, "rule", "settings", "rates", "reg", "clip", "m", "v", "sums")
+TRAIN = ("steps", *GRADIENTS, "rule", "settings", "rates", "reg", "clip", "m", "v", "sums", "kept")
 TOOLS = ("allow_threads", "compiled", "deep", "launch", "view", "kernels", "isfinite", "max", "min", "range")
 FUNCTIONS = ("predict", "gradients", "train")
 
@@ -70,7 +70,8 @@ def profiled_text(net: Lowered) -> tuple[str, list[str]]:
 def _kernels(net: Lowered) -> list[str]:
     """The names of all kernels that the step calls."""
     found = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
-    return sorted(found | {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"})
+    found |= {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"}
+    return sorted(found | {"copy"} if net.sizes["state"] else found)
 
 
 def _fold(text: str, hang: str) -> list[str]:
@@ -226,20 +227,29 @@ def _train(net: Lowered) -> list[str]:
         {"indices": "indices[k * n:(k + 1) * n]", "out": "out[k:k + 1]", "step": "step + k"}.get(a, a)
         for a in GRADIENTS
     ]
-    weights = net.decayed
+    weights, size = net.decayed, net.sizes["state"]
+    views, keep, put_back = [], [], []
+    if size:
+        row = f"0, (1, 1, 1, {size}), ({size}, {size}, {size}, 1)"
+        views = [f"    running = view(state, {row})", f"    before = view(kept, {row})"]
+        keep = ["        launch(copy(running, before))"]
+        put_back = ["            launch(copy(before, running))  # this minibatch leaves no trace in the statistics"]
     return [
         *_function(
             "train",
             TRAIN,
             "Take `steps` steps; out[k] is the loss of step k. Returns the steps taken: fewer if a loss is not finite.",
         ),
+        *views,
         "    for k in range(steps):",
+        *keep,
         *_wrap("gradients(", words, ")", 8),
         "        if reg != 0.0:  # the loss gains 0.5 * reg * sum(w * w) over the weights",
         f"            weight_sums = sums[:{_blocks(weights)}]",
         f"            launch(add_l2(params[:{weights}], reg, grads[:{weights}], weight_sums))",
         "            launch(add_total(weight_sums, 0.5 * reg, out[k:k + 1]))",
         "        if not isfinite(out[k]):",
+        *put_back,
         "            return k",
         "        if clip > 0.0:",
         "            launch(square_sums(grads, sums))",

@@ -148,6 +148,8 @@ class Model:
 
         With y the net is in training: batchnorm uses and follows the minibatch, dropout drops. The masks are those of
         the next step, so that asking twice gives the same answer. `reg` adds 0.5 * reg * sum(w * w) over the weights.
+        X holds uint8, float32 or float64 as they are, or other real numbers; each is cast once to the dtype of the net
+        and never scaled.
         """
         x, reg = inputs.examples(X, self.graph), inputs.amount(reg, "reg")
         if y is None:
@@ -383,10 +385,11 @@ class Model:
         )
 
     def _gradients(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray) -> float:
-        out = np.zeros(1)
+        out, state = np.zeros(1), self._state.copy()
         threads = self._step.threads()
         self._step("gradients", *self._gradient_arguments(threads, x, given, rows, len(rows), out))
         if not np.isfinite(out[0]):
+            self._state[:] = state
             raise self._explain(x, f"the loss is {out[0]}", 0, given)
         return float(out[0])
 
@@ -435,7 +438,8 @@ class Model:
         sums = np.zeros(-(-len(self._params) // BLOCK))
         gradients = self._gradient_arguments(threads, x, given, rows.reshape(-1), rows.shape[1], out)
         rule = memory.code, memory.settings, np.asarray(rates, np.float64)
-        return (len(rows), *gradients, *rule, float(reg), float(clip), memory.m, memory.v, sums)
+        kept = np.zeros_like(self._state)
+        return (len(rows), *gradients, *rule, float(reg), float(clip), memory.m, memory.v, sums, kept)
 
     def _needed_loss(self) -> Any:
         if self.graph.loss is None:
