@@ -47,20 +47,26 @@ class Step:
 
     def compile(self, name: str, args: tuple) -> Any:
         """The function, compiled for arguments of these types."""
+        if name not in self._compiled:
+            with cache.one_at_a_time():  # two threads may come here at once
+                if name not in self._compiled:
+                    self._make(name, args)
+        return getattr(self._module, name)
+
+    def _make(self, name: str, args: tuple) -> None:
         if self._module is None:
             if self.jitted and _jit_is_off():
                 raise RuntimeError('NUMBA_DISABLE_JIT is set, so nothing can be compiled; use backend="numpy" instead')
             self._module = cache.import_text(self.source, jitted=self.jitted)
-        function = getattr(self._module, name)
-        if self.jitted and name not in self._compiled:
+        if self.jitted:
             from nbnn.kernels.bodies import supply
 
+            function = getattr(self._module, name)
             with cache.numba_folder(self._module.__name__):
                 function.compile(self.kinds(args))
             function.disable_compile()
             supply()
-            self._compiled.add(name)
-        return function
+        self._compiled.add(name)
 
     def kinds(self, args: tuple) -> tuple:
         """The types for which a function is compiled."""
