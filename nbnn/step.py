@@ -25,6 +25,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def cores() -> int:
+    """The cores that this process may run on now: a cluster may have given it a few of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def step_of(source: str, *, jitted: bool) -> Step:
     """The step of a source text: one for all models that share it."""
@@ -87,12 +92,13 @@ class Step:
         return function(*args)
 
     def threads(self) -> int:
-        """How many threads a launch may use: as many as Numba was told, one in a forked child."""
+        """How many threads a launch may use: as many as Numba was told in this thread, but no more than there are cores
+        for this process; one in a forked child."""
         if not self.jitted or _forked:
             return 1
         import numba
 
-        return numba.get_num_threads()
+        return min(numba.get_num_threads(), cores())
 
     def most_threads(self) -> int:
         """More than this `threads` never says."""
