@@ -35,7 +35,9 @@ def softmax_loss(x: Array2, labels: Ints, smoothing: float, losses: Doubles, dx:
             store(dxn, k, e)
         s = total(sums)
         y = labels[n]
-        shifted = (1.0 - smoothing) * (peek(xn, y) - largest) + smoothing * (total(below) / classes)
+        shifted = (1.0 - smoothing) * (peek(xn, y) - largest)
+        if smoothing > 0.0:  # the sum may be infinite, and 0 * infinity a NaN
+            shifted = shifted + smoothing * (total(below) / classes)
         losses[n] = math.log(s) - shifted
         scale, share = 1.0 / (s * x.shape[0]), smoothing / classes / x.shape[0]
         for k in range(0, classes, width):

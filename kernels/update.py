@@ -48,13 +48,6 @@ def add_l2(w: Array1, reg: float, dw: Array1, sums: Doubles, first: int, last: i
         sums[block] = total(s)
 
 
-@kernel(each="kept")
-def keep(given: Array1, kept: Array1, first: int, last: int):
-    """kept[i] = given[i]: what a step that is left out puts back."""
-    for i in range(first, last, lanes(kept)):
-        store(pointer(kept), i, load(pointer(given), i))
-
-
 @kernel(each="sums")
 def square_sums(dw: Array1, sums: Doubles, first: int, last: int):
     """sums[block] = sum of dw**2 over a block."""

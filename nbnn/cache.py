@@ -137,6 +137,7 @@ def numba_folder(name: str, *, wait: bool = True) -> Iterator[None]:
             lock.acquire(blocking=wait)
         except filelock.Timeout:
             raise Busy(name) from None
+        _forgive_damage()
         before = config.CACHE_DIR, config.OPT
         config.CACHE_DIR, config.OPT = str(folder(fingerprint()) / "numba"), type(config.OPT)(OPTIMISATION)
         collecting = gc.isenabled()
@@ -148,6 +149,31 @@ def numba_folder(name: str, *, wait: bool = True) -> Iterator[None]:
                 gc.enable()
             config.CACHE_DIR, config.OPT = before
             lock.release()
+
+
+@functools.cache
+def _forgive_damage() -> None:
+    """Numba ends with an EOFError at a file of its cache that was cut, for instance by a full disk, and would do so for
+    ever. Here such a file is one that is missing: what it held is compiled and written again."""
+    from numba.core.caching import IndexDataCacheFile as Files
+
+    index, data = Files._load_index, Files._load_data
+
+    def load_index(files: Any) -> dict:
+        try:
+            return index(files)
+        except OSError:
+            raise
+        except Exception:  # what comes out of a damaged file may be anything
+            return {}
+
+    def load_data(files: Any, name: str) -> Any:
+        try:
+            return data(files, name)
+        except Exception as problem:
+            raise FileNotFoundError(name) from problem  # which Numba takes for a file that is gone
+
+    Files._load_index, Files._load_data = load_index, load_data  # type: ignore[method-assign]
 
 
 def mark_kept(name: str) -> None:

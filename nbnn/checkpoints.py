@@ -5,7 +5,7 @@
     history/loss, history/train, history/val
 
 The header holds, as JSON, `about` (what must be the same where a training goes on: the graph, the settings, hashes of
-the data) and `position` (the iteration, and whatever else counts), and a hash of it all. A folder keeps the last few.
+the data) and `position` (the iteration, and whatever else counts), and a checksum of it all. A folder keeps the last few.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nbnn import cache
-from nbnn.files import DTYPES, FileError, opened
+from nbnn.files import DTYPES, FileError, checksum, opened
 
 FORMAT = "nbnn checkpoint 1"
 BEST = "best.safetensors"  # beside the checkpoints: the best model so far
@@ -49,8 +49,8 @@ def to_bytes(checkpoint: Checkpoint) -> bytes:
 
     arrays = {name: np.ascontiguousarray(value) for name, value in checkpoint.arrays.items()}
     about, position = (json.dumps(part, allow_nan=False) for part in (checkpoint.about, checkpoint.position))
-    header = {"format": FORMAT, "about": about, "position": position, "hash": _hash(about, position, arrays)}
-    return save(arrays, metadata=header)
+    header = {"format": FORMAT, "about": about, "position": position}
+    return save(arrays, metadata={**header, "checksum": checksum(header, arrays)})
 
 
 def read(
@@ -81,17 +81,9 @@ def read(
         if problems:
             raise FileError(f"{target}: its arrays do not fit this training: {'; '.join(problems)}")
         arrays = {name: file.get_tensor(name) for name in found}
-    if header.get("hash") != _hash(header["about"], header["position"], arrays):
-        raise FileError(f"{target} is damaged: its content is not what was written")
+    if header.get("checksum") != checksum(header, arrays):
+        raise FileError(f"{target} is damaged: its checksum is not that of what it holds")
     return Checkpoint(about, position, arrays)
-
-
-def _hash(about: str, position: str, arrays: Mapping[str, np.ndarray]) -> str:
-    found = hashlib.sha256(f"{about}\0{position}\0".encode())
-    for name in sorted(arrays):
-        found.update(f"{name}\0".encode())
-        found.update(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
 
 
 def _json(target: pathlib.Path, header: dict[str, str], key: str) -> dict[str, Any]:

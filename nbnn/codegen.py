@@ -72,7 +72,7 @@ def _kernels(net: Lowered) -> list[str]:
     """The names of all kernels that the step calls."""
     found = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
     always = {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"}
-    return sorted(found | always | ({"keep"} if net.sizes["state"] else set()))
+    return sorted(found | always | ({"copy"} if net.sizes["state"] else set()))
 
 
 def _fold(text: str, hang: str) -> list[str]:
@@ -228,16 +228,21 @@ def _train(net: Lowered) -> list[str]:
         {"indices": "indices[k * n:(k + 1) * n]", "out": "out[k:k + 1]", "step": "step + k"}.get(a, a)
         for a in GRADIENTS
     ]
-    weights = net.decayed
-    stateful = net.sizes["state"] > 0
+    weights, size = net.decayed, net.sizes["state"]
+    views, keep, put_back = [], [], []
+    if size:
+        row = f"0, (1, 1, 1, {size}), ({size}, {size}, {size}, 1)"
+        views = [f"    running = view(state, {row})", f"    before = view(kept, {row})"]
+        keep, put_back = ["        launch(copy(running, before))"], ["            launch(copy(before, running))"]
     return [
         *_function(
             "train",
             TRAIN,
             "Take `steps` steps; out[k] is the loss of step k, norms[k] the square of its gradient's norm.",
         ),
+        *views,
         "    for k in range(steps):",
-        *(["        launch(keep(state, kept))"] if stateful else []),
+        *keep,
         *_wrap("gradients(", words, ")", 8),
         "        if reg != 0.0:  # the loss gains 0.5 * reg * sum(w * w) over the weights",
         f"            weight_sums = sums[:{_blocks(weights)}]",
@@ -246,7 +251,7 @@ def _train(net: Lowered) -> list[str]:
         "        launch(square_sums(grads, sums))",
         "        launch(add_total(sums, 1.0, norms[k:k + 1]))",
         "        if not isfinite(out[k] + norms[k]):  # nothing of this step stays",
-        *(["            launch(keep(kept, state))"] if stateful else []),
+        *put_back,
         "            if skip:",
         "                continue",
         "            return k",

@@ -137,8 +137,8 @@ class Eager:
 
     def __init__(self, op: Op, shape: Shape, dtype: str) -> None:
         self._title = type(op).__name__
+        self.out = op.shape(shape)  # refuses what does not fit, in the name of the op that was asked for
         self.op, self.shape, self.dtype = op.chosen(shape), shape, dtype
-        self.out = op.shape(shape)
         self._params = self.op.params(shape)
         tensors = {name: tensor_array(shape) for name in ("x", "dx")} | {
             name: tensor_array(self.out) for name in ("y", "dy")

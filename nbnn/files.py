@@ -6,7 +6,8 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,7 @@ def save(model: Model, path: Any) -> None:
         "seed": str(model.seed),
         "steps": str(model.steps_taken),
     }
+    header["checksum"] = checksum(header, arrays)
     content = to_bytes(arrays, metadata=header)
     try:
         cache.write_atomically(target, content, private=False)
@@ -98,7 +100,18 @@ def _read(target: pathlib.Path) -> tuple[dict[str, str], Graph, dict[str, np.nda
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise FileError(f"{target}: {name} holds a NaN or an infinity")
+    if header.get("checksum") != checksum(header, arrays):
+        raise FileError(f"{target} is damaged: its checksum is not that of what it holds")
     return header, graph, arrays
+
+
+def checksum(header: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+    """Of all that a file says: a weight with a turned bit is a weight, so nothing else would tell."""
+    told = sorted(f"{key}={value}" for key, value in header.items() if key != "checksum")
+    value = zlib.crc32("\n".join(told).encode())
+    for name in sorted(arrays):
+        value = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), value))
+    return f"{value:08x}"
 
 
 def _graph(target: pathlib.Path, header: dict[str, str]) -> Graph:

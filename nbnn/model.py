@@ -418,11 +418,12 @@ class Model:
         )
 
     def _gradients(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray) -> float:
-        out = np.zeros(1)
+        out, state = np.zeros(1), self._state.copy()
         threads = self._step.threads()
         self._step("gradients", *self._gradient_arguments(threads, x, given, rows, len(rows), out))
         found = Steps(out, np.array([np.dot(self._grads, self._grads)], float))
         if found.broken:
+            self._state[:] = state
             raise self._explain(x, found.what, 0, given, rows)
         return float(out[0])
 

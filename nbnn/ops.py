@@ -383,7 +383,8 @@ class _Norm(Op):
 @dataclass(frozen=True)
 class BatchNorm(_Norm):
     """y = gamma[c] * (x - mean[c]) / sqrt(var[c] + eps) + beta[c], mean and biased variance over examples and places;
-    mean and var of the state follow as momentum * old + (1 - momentum) * new and serve outside training"""
+    mean and var of the state follow as momentum * old + (1 - momentum) * new and serve outside training; a minibatch
+    that is not finite leaves them alone, and a single value has the variance 0, so y = beta"""
 
     momentum: float = 0.9  # the share of the old figures that is kept
 

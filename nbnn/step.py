@@ -25,6 +25,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def cores() -> int:
+    """The cores that this process may run on now: a cluster may have given it a few of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def step_of(source: str, *, jitted: bool) -> Step:
     """The step of a source text: one for all models that share it."""
@@ -47,20 +52,26 @@ class Step:
 
     def compile(self, name: str, args: tuple) -> Any:
         """The function, compiled for arguments of these types."""
+        if name not in self._compiled:
+            with cache.one_at_a_time():  # two threads may come here at once
+                if name not in self._compiled:
+                    self._make(name, args)
+        return getattr(self._module, name)
+
+    def _make(self, name: str, args: tuple) -> None:
         if self._module is None:
             if self.jitted and _jit_is_off():
                 raise RuntimeError('NUMBA_DISABLE_JIT is set, so nothing can be compiled; use backend="numpy" instead')
             self._module = cache.import_text(self.source, jitted=self.jitted)
-        function = getattr(self._module, name)
-        if self.jitted and name not in self._compiled:
+        if self.jitted:
             from nbnn.kernels.bodies import supply
 
+            function = getattr(self._module, name)
             with cache.numba_folder(self._module.__name__):
                 function.compile(self.kinds(args))
             function.disable_compile()
             supply()
-            self._compiled.add(name)
-        return function
+        self._compiled.add(name)
 
     def kinds(self, args: tuple) -> tuple:
         """The types for which a function is compiled."""
@@ -81,12 +92,13 @@ class Step:
         return function(*args)
 
     def threads(self) -> int:
-        """How many threads a launch may use: as many as Numba was told, one in a forked child."""
+        """How many threads a launch may use: as many as Numba was told in this thread, but no more than there are cores
+        for this process; one in a forked child."""
         if not self.jitted or _forked:
             return 1
         import numba
 
-        return numba.get_num_threads()
+        return min(numba.get_num_threads(), cores())
 
     def most_threads(self) -> int:
         """More than this `threads` never says."""

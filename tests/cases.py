@@ -866,8 +866,6 @@ UPDATE = [
     Case("add_l2", "blocks and a bit", _l2(2 * BLOCK + 16)),
     Case("add_l2", "one register", _l2(16)),
     Case("add_l2", "no weights", _l2(0)),
-    Case("keep", "three registers", lambda make: (make.grad(48), make.grad(48))),
-    Case("keep", "nothing", lambda make: (make.grad(0), make.grad(0))),
     Case("square_sums", "blocks and a bit", lambda make: (make.grad(2 * BLOCK + 16), make.doubles(3))),
     Case("square_sums", "one block", lambda make: (make.grad(BLOCK), make.doubles(1))),
     Case("clip_norm", "longer than allowed", lambda make: (_sums(make), 0.5, make.grad(2 * BLOCK + 16))),

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save as as_safetensors
 
 import nbnn
-from nbnn import Affine, BatchNorm, Conv, Dropout, Graph, MaxPool, ReLU, Softmax, cache, step
+from nbnn import Affine, BatchNorm, Conv, Dropout, Graph, MaxPool, ReLU, Softmax, cache, files, step
 from nbnn.files import FileError
 
 GRAPH = Graph(
@@ -99,7 +99,7 @@ def test_the_file_is_plain_safetensors(tmp_path):
         header = file.metadata()
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     assert json.loads(header["graph"]) == GRAPH.to_dict()
-    assert {k: v for k, v in header.items() if k != "graph"} == {
+    assert {k: v for k, v in header.items() if k not in ("graph", "checksum")} == {
         "format": "nbnn 1",
         "dtype": "float32",
         "seed": str(2**63 - 1),
@@ -306,7 +306,8 @@ def with_arrays(change):
     def write(content):
         header, _ = parts(content)
         arrays = nbnn.compile(SMALL, backend="numpy").state_dict()
-        return as_safetensors(change(arrays), metadata=header["__metadata__"])
+        arrays, told = change(arrays), header["__metadata__"]
+        return as_safetensors(arrays, metadata={**told, "checksum": files._checksum(told, arrays)})
 
     return write
 
@@ -406,6 +407,12 @@ DAMAGES = {
         with_arrays(lambda a: {**a, "affine1.b": a["affine1.b"] > 0}),
         f"{OTHER}affine1.b must be float32, got BOOL",
     ),
+    "a turned bit of a weight": (
+        lambda c: c[:-1] + bytes([c[-1] ^ 1]),
+        " is damaged: its checksum is not that of what it holds",
+    ),
+    "no checksum": (with_entry("checksum", None), " is damaged: its checksum is not that of what it holds"),
+    "another seed": (with_entry("seed", "4"), " is damaged: its checksum is not that of what it holds"),
     "a NaN": (with_arrays(lambda a: spoilt(a, "affine2.w", np.nan)), ": affine2.w holds a NaN or an infinity"),
     "an infinity": (with_arrays(lambda a: spoilt(a, "bn1.var", -np.inf)), ": bn1.var holds a NaN or an infinity"),
 }
@@ -488,8 +495,8 @@ def test_random_damage_loads_or_is_refused(tmp_path):
             assert str(problem).startswith(str(path))
         else:
             loaded += 1
-            assert all(np.isfinite(value).all() for value in found.state_dict().values())
-    assert 0 < loaded < 300  # a turned bit of a weight is a weight; most damage is seen
+            assert same(model, found)  # what was damaged means nothing, such as the spaces behind the header
+    assert 0 < loaded < 60
     assert time.perf_counter() - begun < 30
 
 

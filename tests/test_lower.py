@@ -203,7 +203,8 @@ def test_no_view_leaves_its_buffer(graph, dtype, lanes):
             times = {"cap": cap, "threads": threads, "": 1}[b.per]
             if b.arena == arena and b.start * times <= least and last < (b.start + b.size) * times:
                 around.append(name)
-        assert around, ast.unparse(call)
+        statistics = arena in ("state", "kept") and start == 0 and last < net.sizes["state"]  # all of them as one
+        assert around or statistics, ast.unparse(call)
 
 
 def test_the_workers_arrays_of_a_call_lie_side_by_side():

@@ -66,7 +66,7 @@ from nbnn.kernels.reference.pool import (
     max_pool_backward_apart,
     max_pool_forward,
 )
-from nbnn.kernels.reference.update import add_l2, clip_norm, keep, square_sums, update
+from nbnn.kernels.reference.update import add_l2, clip_norm, square_sums, update
 from nbnn.kernels.reference.winograd import conv_backward_weights_winograd, conv_forward_winograd, winograd_weights
 
 __all__ = [
@@ -108,7 +108,6 @@ __all__ = [
     "global_avg_pool_forward",
     "group_gradients",
     "group_statistics",
-    "keep",
     "leaky_relu_backward",
     "leaky_relu_forward",
     "max_pool_backward",

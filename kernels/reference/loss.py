@@ -13,7 +13,8 @@ def softmax_loss(x, labels, smoothing, losses, dx):
     target = (1 - smoothing) * (np.arange(classes) == labels[:, None]) + smoothing / classes
     powers = np.exp(shifted)
     sums = powers.sum(axis=1, keepdims=True)
-    losses[...] = np.log(sums[:, 0]) - (target * shifted).sum(axis=1)
+    parts = np.multiply(target, shifted, out=np.zeros_like(target), where=target > 0)  # no 0 * infinity
+    losses[...] = np.log(sums[:, 0]) - parts.sum(axis=1)
     dx[...] = (powers / sums - target) / count
 
 

@@ -27,11 +27,6 @@ def add_l2(w, reg, dw, sums):
     sums[...] = _block_sums(w * w)
 
 
-def keep(given, kept):
-    """kept[i] = given[i]."""
-    kept[...] = given
-
-
 def square_sums(dw, sums):
     """sums[block] = sum of dw**2 over a block."""
     sums[...] = _block_sums(dw * dw)

@@ -6,6 +6,7 @@ arguments together; lists are taken for arrays and whole numbers for float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -25,7 +26,11 @@ def floats(*arrays: Any) -> tuple[np.ndarray, ...]:
 
 def pictures(x: np.ndarray) -> np.ndarray:
     """Rows as the kernels see them: (example, 1, 1, number)."""
-    return x.reshape(len(x), 1, 1, -1)
+    return x.reshape(len(x), 1, 1, math.prod(x.shape[1:]))
+
+
+def _nothing(x: np.ndarray) -> ValueError:
+    return ValueError(f"x holds no example: its shape is {x.shape}; there is nothing to take a mean of")
 
 
 def _every(figures: np.ndarray, count: int) -> np.ndarray:
@@ -69,6 +74,8 @@ def relu_backward(dout: Any, cache: np.ndarray) -> np.ndarray:
 def normalise_batch(x: np.ndarray, gamma: Any, beta: Any, bn_param: Params) -> tuple[np.ndarray, Cache | None]:
     """Batchnorm of x (example, row, column, channel); running figures are read from `bn_param` and left there."""
     gamma, beta = floats(gamma, beta)
+    if len(x) == 0:
+        raise _nothing(x[:, 0, 0])
     mode, eps, channels = bn_param["mode"], bn_param.get("eps", 1e-5), x.shape[3]
     running = {}
     for key in ("running_mean", "running_var"):
@@ -162,8 +169,10 @@ def dropout_forward(x: Any, dropout_param: Params) -> tuple[np.ndarray, Cache]:
         meaning, p = dropout_param.get("p_means", "keep"), dropout_param["p"]
         if meaning not in ("keep", "drop"):
             raise ValueError(f'dropout_param["p_means"] must be "keep" or "drop", got {meaning!r}')
+        if not 0 <= p <= 1:
+            raise ValueError(f'dropout_param["p"] must be a number from 0 to 1, got {p!r}')
         keep = p if meaning == "keep" else 1 - p
-        mask = (np.random.rand(*x.shape) < keep) / keep
+        mask = (np.random.rand(*x.shape) < keep) / (keep or 1.0)  # with 0 nothing is kept, and nothing divided by it
         out = x * mask
     elif mode == "test":
         out = x
@@ -195,6 +204,8 @@ def _loss(kernel: Any, x: Any, y: Any, *settings: float) -> tuple[float, np.ndar
         )
     if len(labels) and not 0 <= labels.min() <= labels.max() < x.shape[1]:
         raise ValueError(f"y must lie in 0 ... {x.shape[1] - 1}, got {labels.min()} ... {labels.max()}")
+    if len(x) == 0:
+        raise _nothing(x)
     losses, dx = np.empty(len(x), x.dtype), np.empty_like(x)
     kernel(x, labels.astype(np.int64), *settings, losses, dx)
     return losses.mean(), dx
