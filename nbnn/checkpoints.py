@@ -5,7 +5,7 @@
     history/loss, history/train, history/val
 
 The header holds, as JSON, `about` (what must be the same where a training goes on: the graph, the settings, hashes of
-the data) and `position` (the iteration, and whatever else counts), and a checksum of it all. A folder keeps the last few.
+the data) and `position` (the iteration, and whatever else counts), and a checksum. A folder keeps the last few.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ def test_fault_31_ctrl_c_ends_a_training_that_can_go_on(tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     options = {"num_epochs": 3000, "num_val_samples": 10, "num_train_samples": 10}
     solver = solver_of(model, log=lines.append, checkpoint_name=str(tmp_path / "run"), **options)
-    solver._trainee.prepare()
+    solver.trainee.prepare()
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     begun = time.monotonic()
@@ -389,9 +389,9 @@ def rewrite(path, metadata=None, **graph):
     header, body = parts_of(path.read_bytes())
     told = {**header["__metadata__"], **(metadata or {})}
     told["graph"] = json.dumps({**json.loads(told["graph"]), **graph})
-    from nbnn.files import _checksum
+    from nbnn.files import checksum
 
-    told["checksum"] = _checksum(told, load(path).state_dict())
+    told["checksum"] = checksum(told, load(path).state_dict())
     path.write_bytes(joined({**header, "__metadata__": told}, body))
 
 
@@ -600,7 +600,7 @@ def test_fault_43_a_resumed_training_is_the_one_that_was_never_stopped(tmp_path)
     stopped = solver_of(nbnn.compile(VECTORS), checkpoint=tmp_path / "stopped", log=stop, **options)
     stopped.train()
     assert 0 < stopped.iteration < whole.iteration
-    again = solver_of(nbnn.compile(VECTORS, seed=9), checkpoint=tmp_path / "stopped", log=lambda line: None, **options)
+    again = solver_of(nbnn.compile(VECTORS), checkpoint=tmp_path / "stopped", log=lambda line: None, **options)
     again.resume()
     assert 0 < again.iteration < whole.iteration
     again.train()

@@ -307,7 +307,7 @@ def with_arrays(change):
         header, _ = parts(content)
         arrays = nbnn.compile(SMALL, backend="numpy").state_dict()
         arrays, told = change(arrays), header["__metadata__"]
-        return as_safetensors(arrays, metadata={**told, "checksum": files._checksum(told, arrays)})
+        return as_safetensors(arrays, metadata={**told, "checksum": files.checksum(told, arrays)})
 
     return write
 
