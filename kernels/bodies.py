@@ -19,6 +19,7 @@ from nbnn import cache
 from nbnn.kernels.jit import address_of
 
 SHARE = 8  # bodies for which a helper is worth the second that it takes to start
+FAREWELL = 5.0  # seconds that a helper has to end when all is compiled
 _cells: dict = {}
 _waiting: list = []
 _helpers: list = []
@@ -87,4 +88,13 @@ def supply():
             _cells[f"nbnn.{kernel.name}.{dtype}"].value = address_of(kernel.body(dtype))
         _waiting.clear()
         while _helpers:
-            _helpers.pop().wait()
+            _dismiss(_helpers.pop())
+
+
+def _dismiss(helper):
+    """Let a helper end; one that does not has nothing left to do, and may hold a lock for which others wait."""
+    try:
+        helper.wait(FAREWELL)
+    except subprocess.TimeoutExpired:
+        helper.kill()
+        helper.wait()

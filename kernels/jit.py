@@ -75,8 +75,8 @@ def step(typing, x, axis):
 
 
 def compiled(function):
-    """Make one function of a generated step: compiled at its first call and kept on disk beside its source."""
-    return njit(cache=True, **OPTIONS)(function)
+    """Make one function of a generated step: compiled when its step says so, which also says where it is kept."""
+    return njit(**OPTIONS)(function)
 
 
 def compiled_for(kinds, function, name, wait=True, **options):
@@ -84,9 +84,7 @@ def compiled_for(kinds, function, name, wait=True, **options):
     Without `wait`, None where another process is at it."""
     try:
         with cache.numba_folder(name, wait=wait):
-            found = njit(types.void(*kinds), cache=True, **OPTIONS, **options)(function)
-            cache.mark_kept(name)
-            return found
+            return njit(types.void(*kinds), cache=True, **OPTIONS, **options)(function)
     except cache.Busy:
         return None
 

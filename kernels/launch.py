@@ -302,7 +302,7 @@ def start_engine():
     if not _engine:
         kinds = [types.int64] * 5
         walk, launch = compiled_for(kinds, _walk, "walk"), compiled_for(kinds, _launch, "launch", parallel=True)
-        launch(0, 0, 0, 1, 1)  # nothing to do: it only makes Numba choose its threading layer
+        numba.get_num_threads()  # makes Numba choose its threading layer; a launch would end a forked child
         _engine.update(walk=walk, launch=launch)
         for name, function in _engine.items():
             binding.add_symbol(f"nbnn.{name}", address_of(function))

@@ -1,6 +1,7 @@
 """nbnn: the fastest way to train a small or medium neural net on a CPU, and every line of it can be read."""
 
 import importlib
+import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,11 @@ _LATER = {"Model": "nbnn.model", "compile": "nbnn.model", "load": "nbnn.model", 
 _root = pathlib.Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").is_file() and (_root / "kernels").is_dir():
     __path__.append(str(_root))  # a checkout: the folder kernels/ beside us is nbnn.kernels
+
+
+forks: list[int] = []  # this process, if it was forked: it must not launch the threads of its parent, but works in one
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: forks.append(os.getpid()))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,9 @@
 """Where compiled code is kept: one private folder per state of the kernels, the libraries and the machine.
 
 Numba does not notice a change in a file that a cached function merely calls, so the folder's name is a hash of all that
-compiled code depends on. Inside it nothing is ever out of date.
+compiled code depends on. Inside it nothing is ever out of date. Each compiled thing has a lock and a subfolder of its
+own, sealed with a hash of what is in it: what a crash or a disk has damaged is thrown away and compiled again, since
+Numba would run it.
 """
 
 import atexit
@@ -9,20 +11,26 @@ import contextlib
 import functools
 import gc
 import hashlib
+import importlib.machinery
 import importlib.util
 import os
 import pathlib
 import platform
+import shutil
+import socket
 import stat
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 OPTIMISATION = 1  # LLVM's level
+BEAT = 1.0  # seconds from one sign of life of a process that compiles to the next
+PATIENCE = 60.0  # seconds without one until those who wait for it compile for themselves
 
 
 @functools.cache
@@ -64,58 +72,89 @@ def folder(name: str) -> pathlib.Path:
     root = pathlib.Path(os.environ.get("NBNN_CACHE_DIR") or platformdirs.user_cache_path("nbnn", appauthor=False))
     target = root / name
     try:
-        target.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in (root, target):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if hasattr(os, "getuid"):
+            _make_private(root, target)
         with tempfile.TemporaryFile(dir=target):
             pass
-        if hasattr(os, "getuid"):
-            about = target.stat()
-            if about.st_uid != os.getuid():
-                raise PermissionError(f"{target} belongs to another user")
-            if stat.S_IMODE(about.st_mode) & 0o077:
-                target.chmod(0o700)
     except OSError as problem:
         target = _temporary_root(str(problem)) / name
         target.mkdir(exist_ok=True)
     return target
 
 
-_temporary: list[tempfile.TemporaryDirectory] = []
+def _make_private(root: pathlib.Path, target: pathlib.Path) -> None:
+    """See to it that nobody else can put code into the folder, or another folder in its place: Numba runs what it finds
+    there. The root may be one for all like /tmp, where nobody can move what belongs to others."""
+    about = root.stat()
+    mode = stat.S_IMODE(about.st_mode)
+    if not mode & stat.S_ISVTX:
+        if about.st_uid not in (os.getuid(), 0):
+            raise PermissionError(f"{root} belongs to another user")
+        if mode & 0o022:
+            root.chmod(mode & ~0o022)
+    about = target.lstat()
+    if stat.S_ISLNK(about.st_mode):
+        raise PermissionError(f"{target} is a link")
+    if about.st_uid != os.getuid():
+        raise PermissionError(f"{target} belongs to another user")
+    if stat.S_IMODE(about.st_mode) & 0o077:
+        target.chmod(0o700)
 
 
 def _temporary_root(problem: str) -> pathlib.Path:
-    """A folder that is gone when the process ends; made once, with one warning."""
-    if not _temporary:
-        _temporary.append(tempfile.TemporaryDirectory(prefix="nbnn-", ignore_cleanup_errors=True))
+    """The folder of this process, with one warning."""
+    root = _own_folder()
+    if not _warned:
+        _warned.append(problem)
         warnings.warn(
             f"compiled code is not kept: the cache folder cannot be used ({problem}); set NBNN_CACHE_DIR to a folder "
-            f"that you may write to. This run uses {_temporary[0].name}.",
+            f"that you may write to. This run uses {root}.",
             stacklevel=3,
         )
-        atexit.register(_temporary[0].cleanup)
-    return pathlib.Path(_temporary[0].name)
+    return root
+
+
+_warned: list[str] = []
+
+
+@functools.cache
+def _own_folder() -> pathlib.Path:
+    """A folder that is gone when this process ends; it outlives forked children, which use it as well."""
+    path = tempfile.mkdtemp(prefix="nbnn-")
+    atexit.register(_remove, path, os.getpid())
+    return pathlib.Path(path)
+
+
+def _remove(path: str, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Lock:
+    """An RLock that a forked child finds free: the thread that held it is not in the child."""
+
+    def __init__(self) -> None:
+        self._locks = {os.getpid(): threading.RLock()}
+
+    def __enter__(self) -> None:
+        self._locks.setdefault(os.getpid(), threading.RLock()).acquire()
+
+    def __exit__(self, *problem: object) -> None:
+        self._locks[os.getpid()].release()
+
+
+_compiling = Lock()
+
+
+def one_at_a_time() -> Lock:
+    """The lock of this process for all that compiles. There is one, so no two threads can wait for each other."""
+    return _compiling
 
 
 class Busy(Exception):
     """Another process has the lock."""
-
-
-@functools.cache
-def _in_process(process: int) -> threading.RLock:  # a forked child must not use its parent's
-    return threading.RLock()
-
-
-def one_at_a_time() -> threading.RLock:
-    """The lock of this process for all that compiles. There is one, so no two threads can wait for each other."""
-    return _in_process(os.getpid())
-
-
-@functools.cache
-def _lock(process: int, name: str) -> Any:
-    import filelock
-
-    locks = folder(fingerprint()) / "locks"
-    locks.mkdir(exist_ok=True)
-    return filelock.FileLock(locks / name)
 
 
 @contextlib.contextmanager
@@ -127,19 +166,12 @@ def numba_folder(name: str, *, wait: bool = True) -> Iterator[None]:
     a fifth longer and made no net faster. Python's collector of cycles rests: among the millions of small objects that
     Numba makes it takes a sixth of the time.
     """
-    import filelock
     from numba.core import config as numba_config
 
     config: Any = numba_config  # its names are made when it is imported
-    with one_at_a_time():
-        lock = _lock(os.getpid(), name)
-        try:
-            lock.acquire(blocking=wait)
-        except filelock.Timeout:
-            raise Busy(name) from None
-        _forgive_damage()
+    with one_at_a_time(), _held(name, wait) as place:
         before = config.CACHE_DIR, config.OPT
-        config.CACHE_DIR, config.OPT = str(folder(fingerprint()) / "numba"), type(config.OPT)(OPTIMISATION)
+        config.CACHE_DIR, config.OPT = str(place), type(config.OPT)(OPTIMISATION)
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -148,58 +180,235 @@ def numba_folder(name: str, *, wait: bool = True) -> Iterator[None]:
             if collecting:
                 gc.enable()
             config.CACHE_DIR, config.OPT = before
+
+
+@contextlib.contextmanager
+def _held(name: str, wait: bool) -> Iterator[pathlib.Path]:
+    """The place of what goes by that name, undamaged and for this process alone; a temporary one where the process that
+    has it shows no sign of life."""
+    lock = temporary = None
+    try:
+        place = _home() / "numba" / name
+        lock = _acquire(name, wait)
+        _discard_if_damaged(place, name)
+    except TimeoutError:
+        temporary = _own_folder() / name
+    except OSError as problem:
+        temporary = _temporary_root(str(problem)) / name
+    try:
+        if temporary:
+            yield temporary
+            return
+        _listen()
+        _blocks.append(block := _Block(name))
+        try:
+            yield place
+        finally:
+            _blocks.pop()
+            block.end()
+        if block.compiles:
+            _seal(name, _digest(place))
+    finally:
+        if lock is not None:
             lock.release()
 
 
+# ---- one process at a time
+
+
+def _home() -> pathlib.Path:
+    """The folder of this state of the kernels; made again where somebody has removed it meanwhile."""
+    if not folder(fingerprint()).is_dir():
+        folder.cache_clear()
+    return folder(fingerprint())
+
+
+def _locks() -> pathlib.Path:
+    path = _home() / "locks"
+    path.mkdir(exist_ok=True)
+    return path
+
+
 @functools.cache
-def _forgive_damage() -> None:
-    """Numba ends with an EOFError at a file of its cache that was cut, for instance by a full disk, and would do so for
-    ever. Here such a file is one that is missing: what it held is compiled and written again."""
-    from numba.core.caching import IndexDataCacheFile as Files
+def _lock(process: int, name: str) -> Any:  # a forked child must not use its parent's
+    import filelock
 
-    index, data = Files._load_index, Files._load_data
-
-    def load_index(files: Any) -> dict:
-        try:
-            return index(files)
-        except OSError:
-            raise
-        except Exception:  # what comes out of a damaged file may be anything
-            return {}
-
-    def load_data(files: Any, name: str) -> Any:
-        try:
-            return data(files, name)
-        except Exception as problem:
-            raise FileNotFoundError(name) from problem  # which Numba takes for a file that is gone
-
-    Files._load_index, Files._load_data = load_index, load_data  # type: ignore[method-assign]
+    return filelock.FileLock(_locks() / name)
 
 
-def mark_kept(name: str) -> None:
-    """Note that what goes by that name is on disk."""
-    (folder(fingerprint()) / "locks" / f"{name}.kept").touch()
+_given_up: dict[str, str | None] = {}  # the last sign of life of processes that were waited for in vain
+
+
+def _acquire(name: str, wait: bool) -> Any:
+    """The lock of that name, once no other process has it; TimeoutError where the one that has it shows no sign of
+    life."""
+    import filelock
+
+    lock, sign, since = _lock(os.getpid(), name), _sign(name), time.monotonic()
+    while True:
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=min(BEAT, PATIENCE) if wait else 0)
+            return lock
+        if not wait:
+            raise Busy(name)
+        last, sign = sign, _sign(name)
+        if sign != last:
+            since = time.monotonic()
+        told = name in _given_up and _given_up[name] == sign
+        if told or time.monotonic() - since > PATIENCE:
+            _given_up[name] = sign
+            who = sign.partition(";")[0] if sign else "another process"
+            sentence = (
+                f"{name} is compiled for this run alone: {who} holds {lock.lock_file} and has shown no sign of life "
+                f"for {PATIENCE:g} seconds; end that process"
+            )
+            if not told:
+                warnings.warn(sentence, stacklevel=7)
+            raise TimeoutError(sentence)
+
+
+def _sign(name: str) -> str | None:
+    try:
+        return (_locks() / f"{name}.holder").read_text(errors="replace")
+    except OSError:
+        return None
+
+
+class _Block:
+    """A block of `numba_folder`. Once something has to be compiled in it, it says who does that, and again and again
+    how much it has worked: a process that was stopped or hangs is not waited for, one that takes minutes is."""
+
+    def __init__(self, name: str) -> None:
+        self._path, self._done = _locks() / f"{name}.holder", threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def compiles(self) -> bool:
+        return self._thread is not None
+
+    def begin(self) -> None:
+        if not self._thread:
+            self._who = f"process {os.getpid()} on {socket.gethostname()}"
+            self._tell(self._who)
+            self._thread = threading.Thread(target=self._live, daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        if self._thread:
+            self._done.set()
+            self._thread.join()
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    def _live(self) -> None:
+        while not self._done.wait(BEAT):
+            self._tell(f"{self._who}; {time.process_time():.1f} seconds of work")
+
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._path.write_text(text)
+
+
+_blocks: list[_Block] = []  # of this process, the innermost last
+
+
+@functools.cache
+def _listen() -> None:
+    """Tell the block when Numba has found nothing on disk and begins to compile. And let a fork wait until nothing is
+    being compiled, since a child would find the locks of Numba and LLVM held for ever. Who registers last waits first:
+    before filelock and logging, say, hold locks of theirs that a compiling thread wants."""
+    from numba.core import event
+
+    class Listener(event.Listener):
+        def on_start(self, event: Any) -> None:
+            if _blocks:
+                _blocks[-1].begin()
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    event.register("numba:compile", Listener())
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_compiling.__enter__, after_in_parent=_compiling.__exit__)
+
+
+# ---- whole, or compiled again
 
 
 def is_kept(name: str) -> bool:
-    return (folder(fingerprint()) / "locks" / f"{name}.kept").exists()
+    """Whether what goes by that name is on disk."""
+    return (_locks() / f"{name}.kept").exists()
+
+
+def _seal(name: str, digest: str | None) -> None:
+    """Note that what goes by that name is on disk, whole; or that it is not."""
+    path = _locks() / f"{name}.kept"
+    if digest is None:
+        _throw_away(path)
+    else:
+        with contextlib.suppress(OSError):  # unsealed, it is compiled again next time
+            write_atomically(path, digest.encode())
+
+
+def _discard_if_damaged(place: pathlib.Path, name: str) -> None:
+    """Throw away what is kept by that name unless it is as it was sealed."""
+    seal = _locks() / f"{name}.kept"
+    sealed = seal.read_text(errors="replace") if seal.is_file() and not seal.is_symlink() else None
+    if _digest(place) != sealed:
+        _seal(name, None)
+        _throw_away(place)
+
+
+def _throw_away(path: pathlib.Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _digest(place: pathlib.Path) -> str | None:
+    """A hash of all that is in a folder; where that is not all plain files of our own, one that was never noted."""
+    if not os.path.lexists(place):
+        return None
+    found = hashlib.sha256()
+    try:
+        for path in [place, *sorted(place.rglob("*"))]:
+            about = path.lstat()
+            if hasattr(os, "getuid") and about.st_uid != os.getuid():
+                raise PermissionError(f"{path} belongs to another user")
+            if not stat.S_ISDIR(about.st_mode) and not stat.S_ISREG(about.st_mode):
+                raise OSError(f"{path} is no plain file")
+            found.update(f"{path.relative_to(place)} {stat.S_IFMT(about.st_mode)} {about.st_size} ".encode())
+            if stat.S_ISREG(about.st_mode):
+                found.update(path.read_bytes())
+    except OSError:
+        return os.urandom(32).hex()
+    return found.hexdigest()
 
 
 def import_text(text: str, *, jitted: bool) -> ModuleType:
     """The module with that source, from a real file: Numba keeps no code that has none, and debuggers want to show
     it."""
     name = f"step_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
-    path = folder(fingerprint() if jitted else "reference") / f"{name}.py"
+    path = (_home() if jitted else folder("reference")) / f"{name}.py"
     if not path.is_file() or path.read_bytes() != text.encode():
         write_atomically(path, text.encode())
-    spec = importlib.util.spec_from_file_location(f"nbnn_{name}", path)
+    spec = importlib.util.spec_from_loader(f"nbnn_{name}", _Loader(f"nbnn_{name}", str(path)))
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # Numba looks there when it loads what it kept
-    with numba_folder(module.__name__) if jitted else contextlib.nullcontext():
+    with one_at_a_time():
         spec.loader.exec_module(module)
     return module
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Reads the source alone: Python would believe a damaged .pyc beside it."""
+
+    def get_code(self, fullname: str) -> Any:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
 def write_atomically(path: pathlib.Path, content: bytes, *, private: bool = True) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from nbnn import inputs, rules
 from nbnn.arrays import Arrays, arena, people_view
+from nbnn.cache import Lock
 from nbnn.graph import Graph
 from nbnn.initial import initial_values
 from nbnn.kernels.constants import BLOCK
@@ -119,7 +119,7 @@ class Model:
         self.steps_taken = 0  # also what dropout's random numbers of the next step are keyed by
         self._memory = rules.Memory()
         self._pace = Pace()
-        self._lock = threading.RLock()  # arenas are shared: one call at a time
+        self._lock = Lock()  # arenas are shared: one call at a time
         self._capacity = 0
         if batch is not None:
             self._make_room(inputs.positive(batch, "batch"))

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from typing import Any
 
 import numpy as np
 
-from nbnn import cache
+from nbnn import cache, forks
 from nbnn.kernels.constants import CODES
 
-_forked = False
-_one_at_a_time = threading.RLock()  # for threading layers that cannot launch from two threads at once
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True  # a forked child must not launch OpenMP regions: it computes in one thread
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_one_at_a_time = cache.Lock()  # for threading layers that cannot launch from two threads at once
 
 
 def cores() -> int:
@@ -48,30 +37,33 @@ class Step:
     def __init__(self, source: str, *, jitted: bool) -> None:
         self.source, self.jitted = source, jitted
         self._module: Any = None
-        self._compiled: set[str] = set()
+        self._ready: dict[str, Any] = {}
 
     def compile(self, name: str, args: tuple) -> Any:
         """The function, compiled for arguments of these types."""
-        if name not in self._compiled:
-            with cache.one_at_a_time():  # two threads may come here at once
-                if name not in self._compiled:
-                    self._make(name, args)
-        return getattr(self._module, name)
+        if name not in self._ready:
+            with cache.one_at_a_time():
+                if name not in self._ready:
+                    self._ready[name] = self._compile(name, args)
+        return self._ready[name]
 
-    def _make(self, name: str, args: tuple) -> None:
+    def _compile(self, name: str, args: tuple) -> Any:
         if self._module is None:
             if self.jitted and _jit_is_off():
                 raise RuntimeError('NUMBA_DISABLE_JIT is set, so nothing can be compiled; use backend="numpy" instead')
             self._module = cache.import_text(self.source, jitted=self.jitted)
+        function = getattr(self._module, name)
         if self.jitted:
             from nbnn.kernels.bodies import supply
 
-            function = getattr(self._module, name)
             with cache.numba_folder(self._module.__name__):
+                for one in vars(self._module).values():
+                    if hasattr(one, "enable_caching"):  # in the folder of this moment; and one may compile another
+                        one.enable_caching()
                 function.compile(self.kinds(args))
             function.disable_compile()
             supply()
-        self._compiled.add(name)
+        return function
 
     def kinds(self, args: tuple) -> tuple:
         """The types for which a function is compiled."""
@@ -94,7 +86,7 @@ class Step:
     def threads(self) -> int:
         """How many threads a launch may use: as many as Numba was told in this thread, but no more than there are cores
         for this process; one in a forked child."""
-        if not self.jitted or _forked:
+        if not self.jitted or forks:
             return 1
         import numba
 

@@ -103,7 +103,7 @@ def test_numba_s_settings_are_as_before_when_a_block_ends():
 
     before = config.CACHE_DIR, config.OPT
     with cache.numba_folder("settings"):
-        assert pathlib.Path(config.CACHE_DIR).parent == cache.folder(cache.fingerprint())
+        assert pathlib.Path(config.CACHE_DIR) == cache.folder(cache.fingerprint()) / "numba" / "settings"
         assert config.OPT == cache.OPTIMISATION and not gc.isenabled()
     assert before == (config.CACHE_DIR, config.OPT) and gc.isenabled()
 
