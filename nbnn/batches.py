@@ -209,7 +209,7 @@ class _Machine:
 
     def decimal(self) -> int:
         line = self.line().removesuffix(b"L")
-        if not re.fullmatch(rb"[+-]?[0-9]{1,40}", line):
+        if not re.fullmatch(rb"[+-]?(?:0|[1-9][0-9]{0,39})", line):  # 010 is 8 to one Python and nothing to another
             raise _Refused(f"{line[:40]!r} is no whole number")
         return int(line)
 
@@ -382,7 +382,7 @@ class _Machine:
         match what, given:
             case _Name.SHELL, (_Name.ARRAY, (0,), _):
                 self.push(_Array())
-            case _Name.DTYPE, (str() | bytes() as code, _, _):
+            case _Name.DTYPE, (str() | bytes() as code, bool() | 0 | 1, bool() | 0 | 1):
                 self.push(_dtype(_text(code)))
             case _Name.FROM_BYTES, (payload, dtype, shape, "C" | "F" as order):
                 self.push(_Array(_array(shape, dtype, order, payload)))

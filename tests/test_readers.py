@@ -435,6 +435,8 @@ BOMBS = {
     "a dictionary in itself": b"}q\x00X\x01\0\0\0ah\x00s.",
     "texts again and again": b"c_codecs\nencode\nq\x00" + TEXT + b"q\x01" + b"h\x00h\x01X\x06\0\0\0latin1\x86R" * 1000,
     "a huge number": b"I" + b"9" * 100_000 + b"\n.",
+    "a number that begins with 0": b"}S'a'\nI010\ns.",
+    "a dtype of odd settings": b"}X\1\0\0\0acnumpy\ndtype\nX\x02\0\0\0u1K\x06\x88\x87Rs.",
     "an endless line": b"S'" + b"a" * 1_000_000,
     "an escape": b"}S'a\\q'\nNs.",
     "an octal escape": b"}S'\\101'\nNs.",
