@@ -3,8 +3,8 @@
 A batch is a pickle: a small program for a stack machine. This machine knows the few opcodes that write down numbers,
 text, bytes, lists, tuples and a dictionary, and six names that stand for building a NumPy array; all else is refused by
 its name. Every declared size is held to the bytes that are there before anything is made, nothing is made twice of the
-same bytes, and stack, memo, nesting and number of steps have limits. So a file costs about twice its size in memory, a
-small hostile one 60 MB at most, and is done with within about a second.
+same bytes, and the number of steps, each of which makes one small thing at most, is held to the size of the file. So a
+file costs about twice its size in memory, or a few megabytes if it is small, and is done with at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import io
 import math
 import re
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,10 @@ import numpy as np
 
 __all__ = ["decode"]
 
-_MOST_STEPS = 1_000_000  # CIFAR-100 takes 350,000 in protocol 0, and 700,000 where its file names are Python 3's bytes
-_MOST_STACKED = 20_000  # Python writes a list in pieces of 1000
-_MOST_MEMOS = 200_000  # CIFAR-100 has up to three for each of its 50,000 file names
+# a batch has 3072 pixels for each picture, and takes up to 14 steps for its labels and its name (CIFAR-100 where Python
+# 3 has written the names as bytes in protocol 0); the steps that any file may take are enough for a list of names
+_FREE_STEPS, _BYTES_A_STEP = 10_000, 150
+_FREE_TEXT = 1 << 20  # bytes that texts may take in memory beyond the size of the file: one sign can widen all others
 _MOST_MARKS = 64  # things that are begun and not ended; a batch has four at once
 _LONGEST_TUPLE = 16  # a dtype's description has eight
 _LONG_LINE = 300
@@ -156,9 +158,11 @@ class _Machine:
         self.marks: list[int] = []  # heights of the stack
         self.memo: dict[int, Any] = {}
         self.encoded = 0  # bytes that were made of texts
+        self.texts = 0  # bytes that texts take in memory
 
     def run(self) -> Any:
-        for _ in range(_MOST_STEPS):
+        most = _FREE_STEPS + len(self.content) // _BYTES_A_STEP
+        for _ in range(most):
             code = self.content[self.at : self.at + 1]
             if code == b".":
                 if self.at + 1 < len(self.content):
@@ -168,9 +172,7 @@ class _Machine:
                 self.refuse_opcode(code)
             self.at += 1
             _OPCODES[code](self)
-            if len(self.stack) > _MOST_STACKED:
-                raise _Refused(f"it piles up more than {_MOST_STACKED} values")
-        raise _Refused(f"it takes more than {_MOST_STEPS} steps, and the longest batch takes less than half as many")
+        raise _Refused(f"it takes more than {most} steps, and no batch of its size takes as many")
 
     def refuse_opcode(self, code: bytes) -> None:
         if not code:
@@ -207,7 +209,7 @@ class _Machine:
 
     def decimal(self) -> int:
         line = self.line().removesuffix(b"L")
-        if not re.fullmatch(rb"[+-]?[0-9]{1,40}", line):
+        if not re.fullmatch(rb"[+-]?(?:0|[1-9][0-9]{0,39})", line):  # 010 is 8 to one Python and nothing to another
             raise _Refused(f"{line[:40]!r} is no whole number")
         return int(line)
 
@@ -215,7 +217,11 @@ class _Machine:
         """The text up to `end`; a long one piece by piece, so that it is never there more than once."""
         start, self.at = self.at, end
         if end - start <= _LONG_TEXT:
-            return codecs.decode(self.content[start:end], coding)
+            found = codecs.decode(self.content[start:end], coding)
+            self.texts += sys.getsizeof(found)
+            if self.texts > len(self.content) + _FREE_TEXT:
+                raise _Refused("its texts take more memory than the file has bytes")
+            return found
         return _LongText(self.latin1(start, end, coding))
 
     def latin1(self, start: int, end: int, coding: str) -> bytes:
@@ -254,8 +260,6 @@ class _Machine:
         return found
 
     def remember(self, key: int) -> None:
-        if len(self.memo) >= _MOST_MEMOS:
-            raise _Refused(f"it remembers more than {_MOST_MEMOS} values")
         self.memo[key] = self.top()
 
     def recall(self, key: int) -> None:
@@ -378,7 +382,7 @@ class _Machine:
         match what, given:
             case _Name.SHELL, (_Name.ARRAY, (0,), _):
                 self.push(_Array())
-            case _Name.DTYPE, (str() | bytes() as code, _, _):
+            case _Name.DTYPE, (str() | bytes() as code, bool() | 0 | 1, bool() | 0 | 1):
                 self.push(_dtype(_text(code)))
             case _Name.FROM_BYTES, (payload, dtype, shape, "C" | "F" as order):
                 self.push(_Array(_array(shape, dtype, order, payload)))

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import pathlib
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,11 +16,15 @@ import numpy as np
 
 from nbnn import cache
 from nbnn.graph import Graph
+from nbnn.op import shown
 
 if TYPE_CHECKING:
     from nbnn.model import Model
 
 FORMAT = "nbnn 1"
+PIECE = 1 << 15  # numbers of an array that are copied at a time
+LONGEST_GRAPH = 1 << 19  # letters: as many nodes, inputs and long names as a graph may have take 350,000
+MOST_TOLD = 12  # differences that an error lists
 DTYPES = {"F32": "float32", "F64": "float64"}  # as safetensors calls them, and as we do
 
 
@@ -67,10 +73,17 @@ def load(path: Any, *, backend: str = "numba", dtype: str | None = None) -> Mode
     target = pathlib.Path(path)
     if not target.is_file():
         raise FileNotFoundError(f"there is no file {target}")
-    header, graph, arrays = _read(target)
-    model = Model(graph, dtype=header["dtype"] if dtype is None else dtype, seed=int(header["seed"]), backend=backend)
-    model.steps_taken = int(header["steps"])
-    model.load_state_dict(arrays)
+    with opened(target) as file:
+        header, graph = _header(target, file)
+        wanted = header["dtype"] if dtype is None else dtype
+        model = Model(graph, dtype=wanted, seed=int(header["seed"]), backend=backend, draw=False)
+        model.steps_taken = int(header["steps"])
+        found = _checksum_of(header)
+        for name in sorted(file.keys()):
+            home = (model.params if name in model.params else model.state)[name]
+            found = _fill(target, name, home, file.get_slice(name), zlib.crc32(name.encode(), found))
+    if header.get("checksum") != f"{found:08x}":
+        raise FileError(f"{target} is damaged: its checksum is not that of what it holds")
     return model
 
 
@@ -83,35 +96,58 @@ def opened(target: pathlib.Path) -> Iterator[Any]:
         with safe_open(target, framework="numpy") as file:
             yield file
     except SafetensorError as problem:
-        raise FileError(f"{target} is damaged or no model file: {problem}") from None
+        text = "".join(sign for sign in str(problem)[:300] if sign.isprintable())  # it may quote the file
+        raise FileError(f"{target} is damaged or no model file: {text}") from None
 
 
-def _read(target: pathlib.Path) -> tuple[dict[str, str], Graph, dict[str, np.ndarray]]:
-    """Header, graph and arrays of a file. What the file says of itself is held to the graph before any room is made."""
-    with opened(target) as file:
-        header = file.metadata() or {}
-        if header.get("format") != FORMAT:
-            raise FileError(f"{target} is a safetensors file, but no model that nbnn has saved")
-        graph = _graph(target, header)
-        stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in stored.items()}
-        _compare(target, found, header, graph)
-        arrays = {name: file.get_tensor(name) for name in found}
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
+def _header(target: pathlib.Path, file: Any) -> tuple[dict[str, str], Graph]:
+    """Header and graph of a file. What the file says of itself is held to the graph before any room is made."""
+    header = file.metadata() or {}
+    if header.get("format") != FORMAT:
+        raise FileError(f"{target} is a safetensors file, but no model that nbnn has saved")
+    graph = _graph(target, header)
+    stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in stored.items()}
+    _compare(target, found, header, graph)
+    return header, graph
+
+
+def _fill(target: pathlib.Path, name: str, home: np.ndarray, stored: Any, found: int) -> int:
+    """Copy an array into its place in the model, piece by piece, so that it is never there twice; the checksum so far
+    is handed on."""
+    for where in _pieces(home.shape):
+        piece = np.ascontiguousarray(stored[where])
+        if not np.isfinite(piece).all():
             raise FileError(f"{target}: {name} holds a NaN or an infinity")
-    if header.get("checksum") != checksum(header, arrays):
-        raise FileError(f"{target} is damaged: its checksum is not that of what it holds")
-    return header, graph, arrays
+        found = zlib.crc32(piece.data, found)
+        home[where] = piece
+    return found
+
+
+def _pieces(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """The array cut into runs of memory, one after the other."""
+    row = math.prod(shape[1:])
+    if row <= PIECE or len(shape) == 1:
+        step = max(1, PIECE // max(row, 1))
+        for first in range(0, shape[0], step):
+            yield (slice(first, min(first + step, shape[0])), *(slice(None),) * (len(shape) - 1))
+        return
+    for k in range(shape[0]):
+        yield from ((slice(k, k + 1), *rest) for rest in _pieces(shape[1:]))
 
 
 def checksum(header: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
     """Of all that a file says: a weight with a turned bit is a weight, so nothing else would tell."""
-    told = sorted(f"{key}={value}" for key, value in header.items() if key != "checksum")
-    value = zlib.crc32("\n".join(told).encode())
+    found = _checksum_of(header)
     for name in sorted(arrays):
-        value = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), value))
-    return f"{value:08x}"
+        found = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
+
+
+def _checksum_of(header: Mapping[str, str]) -> int:
+    return zlib.crc32(
+        "\n".join(sorted(f"{key}={value}" for key, value in header.items() if key != "checksum")).encode()
+    )
 
 
 def _graph(target: pathlib.Path, header: dict[str, str]) -> Graph:
@@ -122,9 +158,11 @@ def _graph(target: pathlib.Path, header: dict[str, str]) -> Graph:
         ("steps", _is_count, "a whole number of at least 0 and below 2**63"),
     ):
         if not right(header.get(key, "")):
-            raise FileError(f"{target}: {key} in its header must be {wanted}, got {header.get(key)!r}")
+            raise FileError(f"{target}: {key} in its header must be {wanted}, got {shown(header.get(key))}")
     if "graph" not in header:
         raise FileError(f"{target}: its header has no graph")
+    if len(header["graph"]) > LONGEST_GRAPH:
+        raise FileError(f"{target}: the graph in its header has more than {LONGEST_GRAPH} letters, which no net needs")
     try:
         return Graph.from_dict(json.loads(header["graph"]))
     except (ValueError, TypeError, OverflowError, RecursionError) as problem:
@@ -152,6 +190,9 @@ def _compare(target: pathlib.Path, found: dict[str, tuple], header: dict[str, st
             problems.append(f"{name} must have shape {right}, got {shape}")
         elif DTYPES.get(code) != header["dtype"]:
             problems.append(f"{name} must be {header['dtype']}, got {DTYPES.get(code, code)}")
-    problems += [f"{name} is unknown" for name in found if name not in wanted]
+    for name in sorted(found):
+        if name not in wanted:
+            problems.append(f"{name if re.fullmatch(r'[A-Za-z0-9_.]{1,100}', name) else shown(name)} is unknown")
     if problems:
-        raise FileError(f"{target}: its arrays do not fit its graph: {'; '.join(problems)}")
+        told = [*problems[:MOST_TOLD], *([f"and {len(problems) - MOST_TOLD} more"] if problems[MOST_TOLD:] else [])]
+        raise FileError(f"{target}: its arrays do not fit its graph: {'; '.join(told)}")

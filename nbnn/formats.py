@@ -23,6 +23,7 @@ _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 
 _MOST_SIDES = 8
 _LARGEST_UNPACKED = 1 << 30  # bytes that a gzip file may become: twenty times MNIST
 _MOST_DEFLATED = 1032  # no gzip file becomes more times as long as it is
+_PIECE = 1 << 16
 _PIXELS = 3072
 
 
@@ -75,7 +76,7 @@ def read_python_batch(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """The array of an idx file, MNIST's format, compressed by gzip or not; in the dtype that it declares."""
     file = _existing(path)
-    content = _content(file)
+    content: bytes | bytearray = _content(file)
     packed = content.startswith(b"\x1f\x8b")
     head = _unpacked(file, content, 4 + 4 * _MOST_SIDES) if packed else content[: 4 + 4 * _MOST_SIDES]
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_DTYPES or not 1 <= head[3] <= _MOST_SIDES:
@@ -101,19 +102,28 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         there = f"more than {wanted}" if packed and len(content) > wanted else str(len(content))
         raise ValueError(f"{file} announces {wanted} bytes (shape {shape}), but {there} are there; download it anew")
     values = np.frombuffer(content, dtype, offset=begin).reshape(shape)
-    return values.astype(dtype.newbyteorder("="))
+    return values.astype(dtype.newbyteorder("="), copy=not packed)  # what was unpacked is ours already
 
 
-def _unpacked(file: pathlib.Path, content: bytes, most: int, *, whole: bool = False) -> bytes:
+def _unpacked(file: pathlib.Path, content: bytes | bytearray, most: int, *, whole: bool = False) -> bytearray:
     """At most so many bytes of what a gzip file holds; as a whole it must end well, with the right checksum."""
     stream = zlib.decompressobj(wbits=31)  # with the header and the checksum of gzip
+    found, at = bytearray(), 0
+    rest: bytes | bytearray = b""
     try:
-        found = stream.decompress(content, most)
+        while len(found) < most and not stream.eof:  # piece by piece, so that no more is made than there is
+            if not rest:
+                rest, at = content[at : at + _PIECE], at + _PIECE
+            piece = stream.decompress(rest, min(most - len(found), _PIECE))
+            if not rest and not piece:
+                break
+            found += piece
+            rest = stream.unconsumed_tail
     except zlib.error as problem:
         raise ValueError(f"{file} is a damaged gzip file ({problem}); download it anew") from None
     if whole and len(found) < most and not stream.eof:
         raise ValueError(f"{file} is a gzip file that is cut off; download it anew")
-    if whole and stream.unused_data.strip(b"\0"):
+    if whole and stream.eof and (stream.unused_data.strip(b"\0") or content[at:].strip(b"\0")):
         raise ValueError(f"{file} goes on after the end of its gzip data; download it anew")
     return found
 

@@ -17,6 +17,9 @@ from nbnn.ops import OPS
 from nbnn.words import align, hint, times
 
 INPUT = "input"
+MOST_NODES = 1000  # the deepest published nets have some hundreds; a plan takes the square of it in time
+MOST_READ = 2000  # inputs of all nodes together; a chain of 1000 nodes has 1000
+LONGEST_NAME = 60  # it stands in tables, sentences and the text of the compiled step
 
 
 class GraphError(ValueError):
@@ -209,6 +212,8 @@ def _as_ops(nodes: Iterable[Op]) -> tuple[Op, ...]:
         ) from None
     if not listed:
         raise GraphError("a graph needs at least one node, got an empty list; write for instance [Affine(10)]")
+    if len(listed) > MOST_NODES:
+        raise GraphError(f"a graph has at most {MOST_NODES} nodes, got {len(listed)}; cut the net into several graphs")
     for place, node in enumerate(listed, 1):
         if isinstance(node, type) and issubclass(node, Op):
             raise GraphError(f"node {place} is the class {node.__name__}; write {node.__name__}(...) with its settings")
@@ -243,6 +248,8 @@ def _name(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
                 f"node {place}: {shown(name)} is no name for a node; use letters, digits and _, beginning with a "
                 "letter and not a word of Python's own, such as 'conv_a'"
             )
+        if len(name) > LONGEST_NAME:
+            raise GraphError(f"node {place}: the name {shown(name)} is too long; use at most {LONGEST_NAME} letters")
         if name in taken:
             raise GraphError(f"node {place}: {name!r} is the name of {taken[name]}; give this node another name")
         taken[name] = f"node {place}"
@@ -259,18 +266,21 @@ def _name(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
 
 
 def _connect(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
-    known = [INPUT]
-    connected = []
+    known = {INPUT: None}  # in order
+    later = {node.name for node in nodes}
+    last, connected = INPUT, []
+    if sum(len(node.inputs or "x") for node in nodes) > MOST_READ:
+        raise GraphError(f"the nodes of a graph have at most {MOST_READ} inputs together; join fewer of them at a time")
     for node in nodes:
         name = node.name or ""
         if node.inputs is None:
             if node.several:
                 raise GraphError(f"{name}: {type(node).__name__} reads several nodes; name them: inputs=(..., ...)")
-            node = dataclasses.replace(node, inputs=(known[-1],))
+            node = dataclasses.replace(node, inputs=(last,))
         names = node.inputs or ()
         for i in names:
             if i not in known:
-                if any(i == other.name for other in nodes):
+                if i in later:
                     raise GraphError(
                         f"{name}: reads {i!r}, which does not come before it; a node can only read nodes before it"
                     )
@@ -286,7 +296,8 @@ def _connect(nodes: tuple[Op, ...]) -> tuple[Op, ...]:
                 f"{name}: {type(node).__name__} reads one node, got {len(names)} inputs; "
                 + ("join them with Add or Concat first" if names else "without inputs= it reads the node before it")
             )
-        known.append(name)
+        known[name] = None
+        last = name
         connected.append(node)
     return tuple(connected)
 

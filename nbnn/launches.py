@@ -69,17 +69,23 @@ def array_of(operand: object) -> str | None:
 
 
 class _Group:
-    """Parts in their order, with the names of all arrays that they touch and that they fill."""
+    """Parts in their order, with the names of all arrays that they touch and that they fill. The bytes of those touched
+    are counted as they come: counting them all for each call would take the square of the calls in time."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
         self.touched: set[str] = set()
         self.filled: set[str] = set()
+        self.bytes = 0
+        self.least = 1
 
-    def append(self, part: Part, touched: set[str], filled: set[str]) -> None:
+    def append(self, part: Part, touched: set[str], filled: set[str], fresh: int) -> None:
+        """`fresh` are the bytes of what no other part touches."""
         self.parts.append(part)
         self.touched |= touched
         self.filled |= filled
+        self.bytes += fresh
+        self.least = max(self.least, part[1].least)
 
     def holds_up(self, touched: set[str], filled: set[str]) -> bool:
         """Whether a call must come after this group: one reads or writes what the other writes."""
@@ -105,17 +111,18 @@ class Planner:
         return tuple(self.found)
 
     def place(self, part: Part) -> None:
-        touched, filled = self.touched([part]), self.filled(part[1])
+        touched, filled = self.touched(part[1]), self.filled(part[1])
         late = self.after.holds_up(touched, filled)
         if self.by_example(part[1]):
-            if late or (self.chain.parts and self.bytes(self.chain.touched | touched) > IN_LAUNCH):
+            together = self.chain.bytes + self.bytes(touched - self.chain.touched)
+            if late or (self.chain.parts and together > IN_LAUNCH):
                 self.flush()
             group = self.chain
         elif late or self.chain.holds_up(touched, filled):
             group = self.after
         else:
             group = self.before
-        group.append(part, touched, filled)
+        group.append(part, touched, filled, self.bytes(touched - group.touched))
 
     def flush(self) -> None:
         """End the launch."""
@@ -129,34 +136,29 @@ class Planner:
         """The calls of the launch, with how many examples go through each stretch of them at a time."""
         if len(self.chain.parts) == 1:
             return tuple(self.chain.parts)
-        stretches: list[list[Part]] = []
+        stretches: list[_Group] = []
         for part in self.chain.parts:
-            if stretches and self.least([*stretches[-1], part]) * self.example([*stretches[-1], part]) <= IN_CACHE:
-                stretches[-1].append(part)
-            else:
-                stretches.append([part])
+            touched = set(filter(self.batched, self.touched(part[1])))
+            last = stretches[-1] if stretches else _Group()
+            fresh = self.bytes(touched - last.touched)
+            if not stretches or max(last.least, part[1].least) * max(last.bytes + fresh, 1) > IN_CACHE:
+                last, fresh = _Group(), self.bytes(touched)
+                stretches.append(last)
+            last.append(part, touched, set(), fresh)
         parts: list[Part | int] = []
         for stretch in stretches:
-            together = max(self.least(stretch), IN_CACHE // self.example(stretch)) if len(stretch) > 1 else 0
-            parts += [together, *stretch]
+            several = len(stretch.parts) > 1
+            parts += [max(stretch.least, IN_CACHE // max(stretch.bytes, 1)) if several else 0, *stretch.parts]
         return tuple(parts)
-
-    @staticmethod
-    def least(parts: list[Part]) -> int:
-        return max(c.least for _, c in parts)
 
     def bytes(self, names: Iterable[str]) -> int:
         """Of these arrays: of one example where they are a minibatch, of all where they are weights."""
         memories = (self.arrays[n].memory for n in names if n in self.arrays)
         sides = ((m[1:-1] if m[0] == "n" else m[:-1], m[-1]) for m in memories if m[0] not in ("slots", "workers"))
-        return sum(math.prod(outer) * self.row_bytes(row) for outer, row in sides) or 1
+        return sum(math.prod(outer) * self.row_bytes(row) for outer, row in sides)
 
-    def example(self, parts: list[Part]) -> int:
-        """The bytes of what the parts touch of one example."""
-        return self.bytes(filter(self.batched, self.touched(parts)))
-
-    def touched(self, parts: Iterable[Part]) -> set[str]:
-        return {name for _, c in parts for o in c.operands if (name := array_of(o))}
+    def touched(self, c: Call) -> set[str]:
+        return {name for o in c.operands if (name := array_of(o))}
 
     def filled(self, c: Call) -> set[str]:
         return {str(name_of(c.operands[k])) for k in self.kernels[c.kernel].outputs}

@@ -13,6 +13,7 @@ Every pass takes a `Lowered` and returns a new one; `str` of it shows the stage.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -364,7 +365,8 @@ def verify(net: Lowered) -> Lowered:
     if net.stage in ("join", "plan_buffers", "emit"):
         for name, sections in (("predict", net.inference), ("gradients", (*net.training, *net.backward))):
             parts = [p for launch in net.launches[name] for p in launch.parts if not isinstance(p, int)]
-            if sorted(map(repr, parts)) != sorted(repr((s, c)) for s in sections for c in s.calls):
+            wanted = Counter((s.node, s.direction, c) for s in sections for c in s.calls)
+            if Counter((s.node, s.direction, c) for s, c in parts) != wanted:
                 broken(f"the launches of {name} do not make each call once")
     if net.stage in ("plan_buffers", "emit"):
         for arena in ("params", "grads", "state", "acts", "work"):

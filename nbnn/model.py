@@ -80,7 +80,9 @@ class Model:
         seed: int = 0,
         backend: str = "numba",
         algorithm: str = "auto",
+        draw: bool = True,
     ) -> None:
+        """`draw=False` leaves the weights at zero, for who writes them next."""
         if not isinstance(graph, Graph):
             raise TypeError(
                 f"compile takes a Graph, got {type(graph).__name__}; "
@@ -98,24 +100,15 @@ class Model:
             graph, dtype=self.dtype, lanes=1 if backend == "numpy" else None, algorithm=algorithm
         )
         self._step = step_of(self.lowered.source, jitted=backend == "numba")
-        sizes = dict(self.lowered.sizes)
-        sizes["space"] *= self._step.most_threads()
-        kinds = ("params", "grads", "state", "work", "space")
-        try:
-            self._params, self._grads, self._state, self._work, self._space = (
-                arena(sizes[k], self.dtype) for k in kinds
-            )
-            self.params = self._named("params", self._params)
-            self.grads = self._named("grads", self._grads)
-            self.state = self._named("state", self._state)
-            for name, start in initial_values(graph, self.seed).items():
-                (self.params if name in self.params else self.state)[name] = start
-        except MemoryError:
-            needed = sum(sizes[k] for k in kinds) * np.dtype(self.dtype).itemsize
-            raise MemoryError(
-                f"this net needs {needed / 2**30:.1f} GiB for its parameters, their gradients and scratch; "
-                "make its widest nodes smaller"
-            ) from None
+        kinds = ("params", "grads", "state")
+        self._params, self._grads, self._state = self._arenas(*kinds)
+        self.params, self.grads, self.state = map(self._named, kinds, (self._params, self._grads, self._state))
+        if draw:
+            try:
+                for name, start in initial_values(graph, self.seed).items():
+                    (self.params if name in self.params else self.state)[name] = start
+            except MemoryError:
+                raise self._too_large() from None
         self.steps_taken = 0  # also what dropout's random numbers of the next step are keyed by
         self._memory = rules.Memory()
         self._pace = Pace()
@@ -311,7 +304,9 @@ class Model:
 
     def __deepcopy__(self, memo: dict) -> Model:
         """A model of its own: same graph, weights, statistics and number of steps; the rule's memory is empty."""
-        twin = Model(self.graph, dtype=self.dtype, seed=self.seed, backend=self.backend, algorithm=self.algorithm)
+        twin = Model(
+            self.graph, dtype=self.dtype, seed=self.seed, backend=self.backend, algorithm=self.algorithm, draw=False
+        )
         twin.load_state_dict(self.state_dict())
         twin.steps_taken = self.steps_taken
         return twin
@@ -345,9 +340,32 @@ class Model:
                 )
         return Arrays(found)
 
+    def _arenas(self, *kinds: str) -> list[np.ndarray]:
+        try:
+            return [arena(size, self.dtype) for kind, size in self._sizes().items() if kind in kinds]
+        except MemoryError:
+            raise self._too_large() from None
+
+    def _sizes(self) -> dict[str, int]:
+        """Of the arenas that do not grow with the minibatch, in elements."""
+        sizes = self.lowered.sizes
+        kept = {kind: sizes[kind] for kind in ("params", "grads", "state", "work")}
+        return {**kept, "space": sizes["space"] * self._step.most_threads()}
+
+    def _too_large(self) -> MemoryError:
+        needed = sum(self._sizes().values()) * np.dtype(self.dtype).itemsize
+        return MemoryError(
+            f"this net needs {needed / 2**30:.1f} GiB for its parameters, their gradients and scratch; "
+            "make its widest nodes smaller"
+        )
+
     def _make_room(self, count: int) -> None:
+        """Activations for so many examples; with the first of them scratch, which can be far more than the parameters
+        and is nothing that loading a file should pay for."""
         if count <= self._capacity:
             return
+        if not self._capacity:
+            self._work, self._space = self._arenas("work", "space")
         needed = count * self.lowered.sizes["acts"] * np.dtype(self.dtype).itemsize
         try:
             acts = arena(count * self.lowered.sizes["acts"], self.dtype)

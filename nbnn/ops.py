@@ -8,6 +8,7 @@ sentence; `params` and `state` name arrays that outlive a step, `scratch` those 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -708,10 +709,10 @@ class Concat(Op):
 
     @staticmethod
     def _pieces(name: str, shapes: tuple[Shape, ...]) -> list[tuple[int, Form]]:
-        starts = [sum(s[0] for s in shapes[:k]) for k in range(len(shapes))]
+        starts = itertools.accumulate((shape[0] for shape in shapes), initial=0)
         return [
             (k, Form("channels", name, (start, shape[0])))
-            for k, (start, shape) in enumerate(zip(starts, shapes, strict=True))
+            for k, (start, shape) in enumerate(zip(starts, shapes, strict=False))
         ]
 
 

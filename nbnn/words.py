@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from itertools import count
 
+_MOST_NAMES = 30  # all ops are fewer, and a sentence with more is not read
+
 
 def times(shape: Iterable[int], sign: str = " x ") -> str:
     """3 x 32 x 32"""
@@ -13,10 +15,11 @@ def times(shape: Iterable[int], sign: str = " x ") -> str:
 
 
 def hint(word: object, known: Iterable[str], lead: str = "there are") -> str:
-    """The nearest known name as a question, or all of them."""
+    """The nearest known name as a question, or the known ones."""
     names = list(known)
     near = difflib.get_close_matches(str(word), names, 1)
-    return f"did you mean {near[0]!r}?" if near else f"{lead} {', '.join(names)}"
+    more = f" and {len(names) - _MOST_NAMES} more" if names[_MOST_NAMES:] else ""
+    return f"did you mean {near[0]!r}?" if near else f"{lead} {', '.join(names[:_MOST_NAMES])}{more}"
 
 
 def align(table: list[list[str]], right: tuple[int, ...] = ()) -> str:

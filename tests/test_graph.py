@@ -313,6 +313,22 @@ BROKEN = [
         "Graph([Conv(2**26, 1, groups=2**26)], input=(2**26, 1, 1))",
         "conv1: Conv(67108864, 1, groups=67108864) needs an array of 1 x 1 x 67108864 x 67108864" + TOO_LARGE,
     ),
+    # more than any net has
+    (
+        'Graph([ReLU(name="x" * 61)], input=4)',
+        "node 1: the name '" + "x" * 61 + "' is too long; use at most 60 letters",
+    ),
+    ("Graph([ReLU()] * 1001, input=4)", "a graph has at most 1000 nodes, got 1001; cut the net into several graphs"),
+    (
+        'Graph([ReLU(), Add(inputs=("relu1",) * 2000)], input=4)',
+        "the nodes of a graph have at most 2000 inputs together; join fewer of them at a time",
+    ),
+    (
+        'Graph([*[ReLU()] * 40, Add(inputs=("relu1", "b"))], input=4)',
+        "add1: reads 'b', but there is no such node; it can read input, "
+        + ", ".join(f"relu{k}" for k in range(1, 30))
+        + " and 11 more",
+    ),
     # the loss
     (
         'Graph([Conv(8, 3)], input=(3, 8, 8), loss="softmax")',

@@ -6,7 +6,6 @@ import lzma
 import os
 import pathlib
 import pickle
-import random
 import re
 import struct
 import time
@@ -411,7 +410,7 @@ def test_the_reader_imports_nothing_that_could_run_a_batch():
                 names.add((node.module or "").split(".")[0])
             assert not (isinstance(node, ast.Name) and node.id in ("getattr", "setattr", "__import__", "importlib"))
         allowed = {"__future__", "codecs", "collections", "dataclasses", "enum", "io", "math", "nbnn", "numpy", "os"}
-        assert names <= allowed | {"pathlib", "re", "struct", "typing", "zlib"}
+        assert names <= allowed | {"pathlib", "re", "struct", "sys", "typing", "zlib"}
 
 
 TEXT = b"X\xff\xff\x00\x00" + b"a" * 65535
@@ -429,11 +428,15 @@ BOMBS = {
     "deep tuples": b")" + b"\x85" * 1_000_000 + b".",
     "many steps": b"]0" * 1_000_000 + b".",
     "many memos": b"]\x940" * 500_000 + b".",
+    "many numbers": b"}X\x01\0\0\0a(" + b"M\x01\x02" * 900_000 + b"ls.",
+    "wide texts": b"(" + (b"X\x04\x01\0\0" + b"a" * 256 + "😀".encode()) * 20_000 + b"l.",
     "wide tuples": b"K\x01" + b"2" * 10_000 + b"(" + b"K\x01" * 100 + b"t.",
     "a list in itself": b"}X\x01\0\0\0a]q\x00h\x00as.",
     "a dictionary in itself": b"}q\x00X\x01\0\0\0ah\x00s.",
     "texts again and again": b"c_codecs\nencode\nq\x00" + TEXT + b"q\x01" + b"h\x00h\x01X\x06\0\0\0latin1\x86R" * 1000,
     "a huge number": b"I" + b"9" * 100_000 + b"\n.",
+    "a number that begins with 0": b"}S'a'\nI010\ns.",
+    "a dtype of odd settings": b"}X\1\0\0\0acnumpy\ndtype\nX\x02\0\0\0u1K\x06\x88\x87Rs.",
     "an endless line": b"S'" + b"a" * 1_000_000,
     "an escape": b"}S'a\\q'\nNs.",
     "an octal escape": b"}S'\\101'\nNs.",
@@ -470,19 +473,13 @@ def test_bombs_are_refused_at_once(name):
     content, begun = BOMBS[name], time.perf_counter()
     tracemalloc.start()
     try:
-        sentence = refused(batches.decode, content) if name not in SLOW else None
+        sentence = refused(batches.decode, content)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    if sentence is None:  # what counts every step is measured without the count of every allocation
-        begun = time.perf_counter()
-        sentence = refused(batches.decode, content)
     assert sentence[0].islower() and len(sentence) < 200 and sentence.isprintable()
-    assert time.perf_counter() - begun < 5  # 0.7 on an idle machine
+    assert time.perf_counter() - begun < 1
     assert peak < 2 * len(content) + 4_000_000
-
-
-SLOW = ("many steps", "many memos")
 
 
 def test_memory_is_twice_the_file_at_most():
@@ -495,80 +492,6 @@ def test_memory_is_twice_the_file_at_most():
         tracemalloc.stop()
         assert np.array_equal(found["data"], pictures)
         assert peak < 1.2 * len(content) + 1_000_000
-
-
-def mutated(content, rng):
-    """A slip: cut off, a few flipped bits, a huge size, a piece twice, bytes replaced, opcodes put in."""
-    found = bytearray(content)
-    at = rng.randrange(len(found))
-    match rng.randrange(6):
-        case 0:
-            del found[at:]
-        case 1:
-            for _ in range(rng.randrange(1, 6)):
-                found[rng.randrange(min(len(found), 400))] ^= 1 << rng.randrange(8)
-        case 2:
-            at = rng.randrange(min(len(found), 300))
-            found[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\0\0\0\x80"])
-        case 3:
-            found[at:at] = found[at // 2 : at]
-        case 4:
-            found[at % 300 : at % 300 + 8] = rng.randbytes(8)
-        case _:
-            at %= 300
-            found[at:at] = rng.choice([b"(", b"0", b"R", b"b", b"t", b"h\x00", b"\x940", b"2", b"}", b"]", b"e", b"."])
-    return bytes(found)
-
-
-def survives(read, path, content):
-    """Whether it loads; anything but a plain ValueError, or a long wait, fails the test."""
-    path.write_bytes(content)
-    begun = time.perf_counter()
-    try:
-        read(path)
-    except ValueError as error:
-        assert type(error) is ValueError, repr(error)
-        assert str(path) in str(error) and len(str(error)) < 400 + len(str(path))
-        return False
-    finally:
-        assert time.perf_counter() - begun < 1
-    return True
-
-
-@pytest.mark.parametrize("name", [name for name in WRITERS if name != "binary"])
-def test_damaged_batches_load_or_say_so(tmp_path, name):
-    rng, content = random.Random(name), WRITERS[name](*made(2, 0))
-    outcomes = [survives(formats.read_python_batch, tmp_path / "batch", mutated(content, rng)) for _ in range(100)]
-    assert not all(outcomes)
-    assert not survives(formats.read_python_batch, tmp_path / "batch", content[:-1])
-
-
-def test_damaged_batches_of_a_set_load_or_say_so(tmp_path):
-    rng, content = random.Random(0), python2(*made(4, 0))
-    path = tmp_path / "data_batch_1"
-    for _ in range(150):
-        survives(lambda path: readers.cifar10(path.parent, batches=(1,), num_validation=0), path, mutated(content, rng))
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_damaged_idx_files_load_or_say_so(tmp_path, compressed):
-    array = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
-    rng, content = random.Random(compressed), idx(array)
-    outcomes = []
-    for _ in range(200):
-        if compressed and rng.random() < 0.5:
-            damaged = gzip.compress(mutated(content, rng), 1)
-        else:
-            damaged = mutated(gzip.compress(content, 1) if compressed else content, rng)
-        outcomes.append(survives(formats.read_idx, tmp_path / "a", damaged))
-    assert any(outcomes) or compressed
-    assert outcomes.count(False) > 50
-
-
-def test_damaged_cifar_files_load_or_say_so(tmp_path):
-    rng, content = random.Random(0), binary(*made(3, 0))
-    outcomes = [survives(formats.read_cifar_binary, tmp_path / "a.bin", mutated(content, rng)) for _ in range(150)]
-    assert True in outcomes and False in outcomes
 
 
 def test_a_gzip_bomb_is_not_unpacked(tmp_path):
