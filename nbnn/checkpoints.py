@@ -28,7 +28,7 @@ from nbnn.files import DTYPES, FileError, checksum, opened
 
 FORMAT = "nbnn checkpoint 1"
 BEST = "best.safetensors"  # beside the checkpoints: the best model so far
-LONGEST = 1 << 24  # characters of JSON that are read
+LONGEST = 1 << 20  # letters of JSON that are written and read
 Shapes = dict[str, tuple[tuple[int, ...], str | None]]  # name -> shape and dtype, None for either
 
 
@@ -49,6 +49,8 @@ def to_bytes(checkpoint: Checkpoint) -> bytes:
 
     arrays = {name: np.ascontiguousarray(value) for name, value in checkpoint.arrays.items()}
     about, position = (json.dumps(part, allow_nan=False) for part in (checkpoint.about, checkpoint.position))
+    if max(len(about), len(position)) >= LONGEST:
+        raise ValueError(f"a checkpoint holds at most {LONGEST} letters of settings and of states of callbacks")
     header = {"format": FORMAT, "about": about, "position": position}
     return save(arrays, metadata={**header, "checksum": checksum(header, arrays)})
 

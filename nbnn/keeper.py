@@ -88,6 +88,7 @@ class Keeper:
         for found in [folder.path] if folder.path.is_file() else folder.newest_first():
             try:
                 checkpoint = self._read(found, force)
+                self._restore_callbacks(found, checkpoint.position["callbacks"])
             except FileError as problem:
                 self.solver.log(str(problem))
                 damaged = damaged or problem
@@ -179,6 +180,20 @@ class Keeper:
             "history/val": ((position["measurements"],), "float64"),
         }
 
+    def _restore_callbacks(self, path: pathlib.Path, states: list[Any]) -> None:
+        """All of them or none; what a callback says of its state may be anything."""
+        callbacks = self._with_state()
+        if len(callbacks) != len(states):  # forced
+            return
+        before = [_state_of(callback) for callback in callbacks]
+        for callback, state in zip(callbacks, states, strict=True):
+            try:
+                callback.load_state_dict(state)
+            except Exception as problem:
+                for one, old in zip(callbacks, before, strict=True):
+                    one.load_state_dict(old)
+                raise FileError(f"{path}: {type(callback).__name__} refuses its state: {problem}") from None
+
     def _go_on(self, checkpoint: Checkpoint, force: bool) -> None:
         solver, position = self.solver, checkpoint.position
         parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}
@@ -191,9 +206,6 @@ class Keeper:
         solver.loss_history, solver.train_acc_history, solver.val_acc_history = (
             parts["history"][name].tolist() for name in ("loss", "train", "val")
         )
-        if len(position["callbacks"]) == len(self._with_state()):
-            for callback, state in zip(self._with_state(), position["callbacks"], strict=True):
-                callback.load_state_dict(state)
         self._written = position["iteration"]
         end = max(solver.num_iterations, position["iteration"]) if force else position["end"]
         solver.go_on(position["iteration"], position["measured"], end)

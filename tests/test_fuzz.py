@@ -18,6 +18,7 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import tomllib
@@ -31,6 +32,7 @@ from soak import tell, times
 from test_files import joined, parts
 from test_graph import EVERY_OP_TOML, every_op
 from test_readers import PROTOCOLS, WRITERS, binary, idx, made
+from training import outcome, solver_of
 
 import nbnn
 from nbnn import (
@@ -77,7 +79,31 @@ def model_bytes(graph, /, **meta):
         place = [len(body), len(body) + value.nbytes]
         header[name] = {"dtype": code, "shape": list(value.shape), "data_offsets": place}
         body += value.tobytes()
-    return joined(header, body)
+    header["__metadata__"]["checksum"] = "0" * 8
+    return sealed(joined(header, body))
+
+
+def sealed(content):
+    """With the checksum of what it now holds, so that damage comes as far as the checks behind that; as it is where no
+    checksum can be found or made."""
+    try:
+        header, body = parts(content)
+        meta = header.pop("__metadata__")
+        found = zlib.crc32("\n".join(sorted(f"{k}={v}" for k, v in meta.items() if k != "checksum")).encode())
+        for name in sorted(header):
+            begin, end = header[name]["data_offsets"]
+            found = zlib.crc32(body[begin:end], zlib.crc32(name.encode(), found))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return content
+    return re.sub(rb'("checksum": *")[0-9a-f]{8}', rb"\g<1>" + f"{found:08x}".encode(), content, count=1)
+
+
+def mostly_sealed(damage):
+    def change(content, rng):
+        found = damage(content, rng)
+        return sealed(found) if rng.random() < 0.8 else found
+
+    return change
 
 
 def in_header(content, rng):
@@ -132,7 +158,7 @@ def other_graph(content, rng):
 def no_number(content, rng):
     """Weights that are NaN, infinite, or as large or small as numbers get."""
     header, body = parts(content)
-    form = "<f" if header["__metadata__"]["dtype"] == "float32" else "<d"
+    form = "<f" if header["__metadata__"].get("dtype") == "float32" else "<d"
     width, found = struct.calcsize(form), bytearray(body)
     for _ in range(rng.choice([1, 1, 5])):
         at = rng.randrange(len(found) // width) * width
@@ -161,7 +187,7 @@ def length(content, rng):
     return sized(content[:8], rng)[:8] + content[8:]
 
 
-SAFETENSORS = (in_header, in_header, other_dtype, no_number, length)
+SAFETENSORS = (*map(mostly_sealed, (in_header, in_header, other_dtype, no_number)), length)
 
 
 def model_files(folder):
@@ -169,11 +195,63 @@ def model_files(folder):
         "model file",
         "net.safetensors",
         [model_bytes(graph, seed=str(k), dtype=("float32", "float64")[k % 2]) for k, graph in enumerate(GRAPHS)],
-        (*SAFETENSORS, in_graph, in_graph, other_graph, other_graph, other_graph),
+        (*SAFETENSORS, *map(mostly_sealed, (in_graph, in_graph)), other_graph, other_graph, other_graph),
         lambda path: nbnn.load(path, backend="numpy"),
         is_the_model,
         files.FileError,
     )
+
+
+# ---- checkpoints
+
+
+def in_position(content, rng):
+    header, body = parts(content)
+    meta = header["__metadata__"]
+    key = rng.choice(["about", "position", "position", "position"])
+    meta[key] = as_json(slipped(json.loads(meta[key]), rng))
+    return joined(header, body)
+
+
+def checkpoints(folder):
+    """Read by one and the same Solver: what is refused leaves it as it was."""
+    run = pathlib.Path(tempfile.mkdtemp(dir=folder))
+    solver_of("vectors", run, num_epochs=1, log=len).train()
+    good = []
+    for path in sorted(run.glob("0*.safetensors")):
+        header, body = parts(path.read_bytes())
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors writes it in any order
+        good.append(joined(header, body))
+    reader = solver_of("vectors", num_epochs=1, log=len)
+
+    def read(path):
+        before = outcome(reader)
+        try:
+            reader.resume(path)
+        except ValueError as problem:
+            assert outcome(reader) == before, "what was refused has changed the training"
+            if type(problem) is ValueError and f"{path} is of another training: " in str(problem):
+                raise files.FileError(str(problem)) from None
+            raise
+        return reader
+
+    def is_the_checkpoint(found, content):
+        header, body = parts(content)
+        position = json.loads(header["__metadata__"]["position"])
+        assert (found.iteration, found.measured, found.end) == tuple(
+            position[k] for k in ("iteration", "measured", "end")
+        )
+        here = {f"weights/{name}": value for name, value in found.model.state_dict().items()}
+        here |= {f"rule/{name}": value for name, value in found.trainee.memory().items()}
+        here |= {f"best/{name}": value for name, value in found.best.items()}
+        here["history/loss"] = np.array(found.loss_history)
+        assert len(here) == len(header) - 3
+        for name, value in here.items():
+            begin, end = header[name]["data_offsets"]
+            assert value.tobytes() == body[begin:end], f"{name} is another"
+
+    damages = (*SAFETENSORS, *map(mostly_sealed, (in_position,) * 4))
+    return Kind("checkpoint", "00000009.safetensors", good, damages, read, is_the_checkpoint, files.FileError)
 
 
 # ---- graphs
@@ -557,6 +635,7 @@ def idx_gz_files(folder):
 
 KINDS = {
     model_files: (150, 5000),
+    checkpoints: (120, 4000),
     graphs_in_json: (150, 3500),
     graphs_in_toml: (150, 2500),
     cifar10_files: (80, 1500),

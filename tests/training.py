@@ -50,7 +50,7 @@ class Counter:
         return {"worse": int(self.worse)}
 
     def load_state_dict(self, state):
-        self.worse = state["worse"]
+        self.worse = int(state["worse"])
 
 
 def course_net():
