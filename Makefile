@@ -11,7 +11,7 @@ demo: .venv/core
 	$(BIN)/python -m nbnn demo --out out
 
 test: .venv/test torch
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # the tests of reliability at full counts; what they counted goes into docs/reliability.md
 soak: .venv/test

@@ -57,7 +57,7 @@ class Ours:
         solver = solver_of(EXPERIMENTS[place], folder, dtype)
         rows = first_rows(solver, most)
         solver.trainee.prepare()
-        losses, _ = solver.trainee.steps(rows, np.full(len(rows), EXPERIMENTS[place].rate))
+        losses, _ = solver.trainee.steps(rows, np.full(len(rows), EXPERIMENTS[place].rate), solver.on_nan)
         return losses.tolist()
 
     def train(self, place: int, folder: str, seed: int) -> dict[str, Any]:

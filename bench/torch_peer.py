@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,12 @@ class Net:
         return F.cross_entropy(self.scores(x, training), y)
 
 
+def _as_it_is(node: Any, x: Any, training: bool) -> Any:
+    if training and (node.shift or node.flip):
+        raise NotImplementedError("PyTorch has no moves that are a hash of the step")
+    return x
+
+
 def _norm(n, xs, p, groups):
     return F.group_norm(xs[0], groups, p("gamma"), p("beta"), n.eps)
 
@@ -76,6 +83,7 @@ FORWARD: dict[str, Callable] = {
     "Add": lambda n, xs, p, s, t: sum(xs[1:], xs[0]),
     "Concat": lambda n, xs, p, s, t: torch.cat(xs, 1),
     "Scale": lambda n, xs, p, s, t: xs[0] * p("gamma").reshape(-1, *[1] * (xs[0].ndim - 2)),
+    "Augment": lambda n, xs, p, s, t: _as_it_is(n, xs[0], t),
     "Identity": lambda n, xs, p, s, t: xs[0],
 }
 

@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 
 from nbnn import cache
-from nbnn.files import DTYPES, FileError, checksum, opened
+from nbnn.files import DTYPES, MOST_TOLD, FileError, checksum, opened
+from nbnn.op import shown
+from nbnn.words import plain
 
 FORMAT = "nbnn checkpoint 1"
 BEST = "best.safetensors"  # beside the checkpoints: the best model so far
@@ -81,7 +83,7 @@ def read(
             elif dtype != right_dtype and (right_dtype or dtype not in DTYPES.values()):
                 problems.append(f"{name} must be {right_dtype or 'float32 or float64'}, got {dtype}")
         if problems:
-            raise FileError(f"{target}: its arrays do not fit this training: {'; '.join(problems)}")
+            raise FileError(f"{target}: its arrays do not fit this training: {plain('; '.join(problems))}")
         arrays = {name: file.get_tensor(name) for name in found}
     if header.get("checksum") != checksum(header, arrays):
         raise FileError(f"{target} is damaged: its checksum is not that of what it holds")
@@ -142,8 +144,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         elif key.startswith(("X_", "y_")):
             told.append(f"{key} holds other data")
         else:
-            told.append(f"{key} was {old!r} and is {new!r}")
-    return told
+            told.append(f"{key} was {shown(old)} and is {shown(new)}")
+    return list(map(plain, told[:MOST_TOLD]))
 
 
 def _graph_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -155,13 +157,13 @@ def _graph_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
         if len(before) != len(now):
             return f"the graph had {len(before)} nodes and has {len(now)}"
     parts = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return "; ".join(f"{key} of the graph was {old.get(key)!r} and is {new.get(key)!r}" for key in parts)
+    return "; ".join(f"{key} of the graph was {shown(old.get(key))} and is {shown(new.get(key))}" for key in parts)
 
 
 def _node(told: Any) -> str:
     if not isinstance(told, dict):
-        return repr(told)
-    settings = ", ".join(f"{key}={value!r}" for key, value in told.items() if key != "op")
+        return shown(told)
+    settings = ", ".join(f"{key}={shown(value)}" for key, value in told.items() if key != "op")
     return f"{told.get('op')}({settings})"
 
 

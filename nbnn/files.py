@@ -17,6 +17,7 @@ import numpy as np
 from nbnn import cache
 from nbnn.graph import Graph
 from nbnn.op import shown
+from nbnn.words import plain
 
 if TYPE_CHECKING:
     from nbnn.model import Model
@@ -96,8 +97,7 @@ def opened(target: pathlib.Path) -> Iterator[Any]:
         with safe_open(target, framework="numpy") as file:
             yield file
     except SafetensorError as problem:
-        text = "".join(sign for sign in str(problem)[:300] if sign.isprintable())  # it may quote the file
-        raise FileError(f"{target} is damaged or no model file: {text}") from None
+        raise FileError(f"{target} is damaged or no model file: {plain(str(problem))}") from None
 
 
 def _header(target: pathlib.Path, file: Any) -> tuple[dict[str, str], Graph]:

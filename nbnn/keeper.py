@@ -13,6 +13,7 @@ import numpy as np
 
 from nbnn.checkpoints import BEST, Checkpoint, Folder, Shapes, differences, fingerprint, read
 from nbnn.files import FileError
+from nbnn.words import plain
 
 if TYPE_CHECKING:
     from nbnn.solver import Solver
@@ -192,7 +193,7 @@ class Keeper:
             except Exception as problem:
                 for one, old in zip(callbacks, before, strict=True):
                     one.load_state_dict(old)
-                raise FileError(f"{path}: {type(callback).__name__} refuses its state: {problem}") from None
+                raise FileError(f"{path}: {type(callback).__name__} refuses its state: {plain(str(problem))}") from None
 
     def _go_on(self, checkpoint: Checkpoint, force: bool) -> None:
         solver, position = self.solver, checkpoint.position

@@ -171,6 +171,8 @@ class Model:
 
         With y the net is in training: batchnorm uses and follows the minibatch, dropout drops. The masks are those of
         the next step, so that asking twice gives the same answer. `reg` adds 0.5 * reg * sum(w * w) over the weights.
+        X holds uint8, float32 or float64 as they are, or other real numbers; each is cast once to the dtype of the net
+        and never scaled.
         """
         x, reg = inputs.examples(X, self.graph), inputs.amount(reg, "reg")
         if y is None:
@@ -200,7 +202,8 @@ class Model:
                 "predict_proba needs a net with the softmax or the svm loss; predict gives the output itself"
             )
         scores = self._scores(inputs.examples(X, self.graph))
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        with np.errstate(over="ignore"):  # scores farther apart than numbers go: exp(-infinity) is the 0 that is meant
+            powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
     def evaluate(self, X: Any, y: Any) -> dict[str, float]:
@@ -439,7 +442,10 @@ class Model:
         out, state = np.zeros(1), self._state.copy()
         threads = self._step.threads()
         self._step("gradients", *self._gradient_arguments(threads, x, given, rows, len(rows), out))
-        found = Steps(out, np.array([np.dot(self._grads, self._grads)], float))
+        with np.errstate(over="ignore"):
+            found = Steps(out, np.array([np.dot(self._grads, self._grads)], float))
+        if np.isfinite(self._grads).all():  # a square that overflows would hurt a rule, nobody else
+            found.norms[:] = 0
         if found.broken:
             self._state[:] = state
             raise self._explain(x, found.what, 0, given, rows)

@@ -30,3 +30,8 @@ def align(table: list[list[str]], right: tuple[int, ...] = ()) -> str:
         cells = [cell.rjust(w) if k in right else cell.ljust(w) for k, cell, w in zip(count(), row, widths)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def plain(text: str) -> str:
+    """A text that may quote a file, for a sentence: what can be printed of its beginning."""
+    return "".join(sign for sign in text[:300] if sign.isprintable())

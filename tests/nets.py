@@ -153,7 +153,7 @@ ROWS: dict[str, list] = {
     "LayerNorm of vectors": [Affine(9), LayerNorm()],
     "GroupNorm": [GroupNorm(4)],
     "Dropout that drops nothing": [Dropout(0.0)],
-    "Augment": [Augment(2)],
+    "Augment that moves nothing": [Augment(0, flip=False)],
     "ReLU": [ReLU()],
     "LeakyReLU": [LeakyReLU(0.2)],
     "Sigmoid": [Sigmoid()],

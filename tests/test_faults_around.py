@@ -471,7 +471,7 @@ def test_fault_38_a_model_file_refers_to_nothing_outside(small, tmp_path, target
     assert everything(load(path)) == everything(model)
     header[target] = header.pop("affine1.b")
     path.write_bytes(joined(header, body))
-    with pytest.raises(FileError, match=f"affine1.b is missing; {re.escape(target)} is unknown"):
+    with pytest.raises(FileError, match=f"affine1.b is missing; {re.escape(repr(target))} is unknown"):
         load(path)
     with pytest.raises(GraphError, match="^node 1: Affine has no setting 'external_data'; "):
         Graph.from_dict({"input": 4, "nodes": [{"op": "Affine", "units": 3, "external_data": target}]})

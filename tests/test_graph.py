@@ -611,7 +611,7 @@ def test_automatic_names_count_by_kind_and_step_around_given_ones():
     ]
     labels = {op.label for op in OPS.values()}
     assert labels == {
-        *("conv", "affine", "pool", "bn", "ln", "gn", "dropout", "relu", "sigmoid", "tanh", "gelu", "silu"),
+        *("conv", "affine", "pool", "bn", "ln", "gn", "dropout", "augment", "relu", "sigmoid", "tanh", "gelu", "silu"),
         *("flatten", "add", "concat", "scale", "identity"),
     }
 

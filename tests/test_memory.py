@@ -118,6 +118,12 @@ def norm(draw: Any) -> list[Case]:
     return [r._replace(size=10.0) if r.kernel == "norm_backward" else r for r in rows] + cases.scale(str(shape), shape)
 
 
+def augment(draw: Any) -> list[Case]:
+    shape = pictures(draw)
+    shift, flip, back = draw(whole(0, min(shape[1:3]) - 1)), draw(whole(0, 1)), draw(whole(0, 1))
+    return [cases.augment(f"{shape} {shift} {flip}", shape, shift, flip, back, seed=draw(whole(0, 2**63 - 1)))]
+
+
 def dropout(draw: Any) -> list[Case]:
     settings = {
         "p": draw(st.sampled_from([0.0, 0.3, 1.0])),
@@ -213,7 +219,7 @@ def groups(draw: Any) -> list[Case]:
     return cases.groups(f"{window}, {channels} to {filters} in {count}", window, channels, filters, count)
 
 
-FAMILIES = (conv, winograd, affine, activation, pool, norm, dropout, loss, update, gather, move, groups)
+FAMILIES = (conv, winograd, affine, activation, pool, norm, dropout, augment, loss, update, gather, move, groups)
 
 
 # ---- between guard pages
