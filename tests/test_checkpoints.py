@@ -305,7 +305,7 @@ def test_force_goes_on_all_the_same(tmp_path):
         for path in (tmp_path / "other").glob("*.safetensors"):
             path.unlink()
     wider = nbnn.compile(Graph([Affine(5)], input=(2, 6, 6), loss="softmax"), backend="numpy")
-    with pytest.raises(FileError, match="its arrays do not fit this training: .*weights/conv1.w is unknown"):
+    with pytest.raises(FileError, match="its arrays do not fit this training: .*best/conv1.w is unknown"):
         solver_of("pictures", log=Stop(), model=wider).resume(tmp_path, force=True)
 
 
