@@ -16,7 +16,7 @@ test: .venv/test torch
 # the tests of reliability at full counts; what they counted goes into docs/reliability.md
 soak: .venv/test
 	mkdir -p out && rm -f out/figures.jsonl
-	NBNN_SOAK=1 NBNN_FIGURES=$(CURDIR)/out/figures.jsonl $(BIN)/python -m pytest $$(grep -l 'soak' tests/test_*.py)
+	NBNN_SOAK=1 NBNN_FIGURES=$(CURDIR)/out/figures.jsonl $(BIN)/python -m pytest -n auto --dist worksteal $$(grep -l 'soak' tests/test_*.py)
 	$(BIN)/python tests/soak.py out/figures.jsonl
 
 bench: .venv/test torch peers
