@@ -48,23 +48,35 @@ def add_l2(w: Array1, reg: float, dw: Array1, sums: Doubles, first: int, last: i
         sums[block] = total(s)
 
 
+@inlined
+def block_of_squares(dw, block):
+    """The sum of dw**2 over a block. In four sums at a time, because each waits for itself."""
+    width = lanes(dw)
+    begin, end = block * BLOCK, min((block + 1) * BLOCK, dw.shape[0])
+    a, b, c, d = fill(dw, 0.0), fill(dw, 0.0), fill(dw, 0.0), fill(dw, 0.0)
+    fours = begin + (end - begin) // (4 * width) * (4 * width)
+    for i in range(begin, fours, 4 * width):
+        p = pointer(dw) + i
+        v, w, x, y = load(p, 0), load(p, width), load(p, 2 * width), load(p, 3 * width)
+        a, b, c, d = a + v * v, b + w * w, c + x * x, d + y * y
+    for i in range(fours, end, width):
+        v = load(pointer(dw), i)
+        a = a + v * v
+    return total((a + b) + (c + d))
+
+
 @kernel(each="sums")
 def square_sums(dw: Array1, sums: Doubles, first: int, last: int):
-    """sums[block] = sum of dw**2 over a block. In four sums at a time, because each waits for itself: every step asks
-    for it, to see whether its gradient is finite."""
-    width = lanes(dw)
+    """sums[block] = sum of dw**2 over a block."""
     for block in range(first, last):
-        begin, end = block * BLOCK, min((block + 1) * BLOCK, dw.shape[0])
-        a, b, c, d = fill(dw, 0.0), fill(dw, 0.0), fill(dw, 0.0), fill(dw, 0.0)
-        fours = begin + (end - begin) // (4 * width) * (4 * width)
-        for i in range(begin, fours, 4 * width):
-            p = pointer(dw) + i
-            v, w, x, y = load(p, 0), load(p, width), load(p, 2 * width), load(p, 3 * width)
-            a, b, c, d = a + v * v, b + w * w, c + x * x, d + y * y
-        for i in range(fours, end, width):
-            v = load(pointer(dw), i)
-            a = a + v * v
-        sums[block] = total((a + b) + (c + d))
+        sums[block] = block_of_squares(dw, block)
+
+
+@kernel(each="sums")
+def forget(sums: Doubles, first: int, last: int):
+    """sums[block] = -1: no sum is known."""
+    for block in range(first, last):
+        sums[block] = -1.0
 
 
 @kernel(each="dw", grain=BLOCK, whole=False)
@@ -87,10 +99,39 @@ def _decay(w, i, value, weights, rate):
     return value
 
 
-@kernel(each="w", grain=BLOCK, fills=3, whole=False)
+@kernel(each="w", grain=BLOCK, fills=5, whole=False)
 def update(
-    rule: int, weights: int, settings: Doubles, dw: Array1, w: Array1, m: Array1, v: Array1, first: int, last: int
+    rule: int,
+    weights: int,
+    settings: Doubles,
+    dw: Array1,
+    w: Array1,
+    m: Array1,
+    v: Array1,
+    sums: Doubles,
+    norm: Doubles,
+    first: int,
+    last: int,
 ):
+    """The step, and norm[0] = the sum of dw**2; where that is not finite there is no step.
+
+    Nobody may begin before all sums are known, and nobody waits: each worker makes those of its own blocks that are not
+    known yet (below 0), then for itself those that no other worker has made so far. So noticing a gradient that is not
+    finite takes no launch of its own, in which threads would have to meet, and dw is in the cache when it is used.
+    """
+    for block in range(first // BLOCK, -(-last // BLOCK)):
+        if sums[block] < 0.0:
+            sums[block] = block_of_squares(dw, block)
+    s = 0.0
+    for block in range(sums.shape[0]):
+        known = sums[block]
+        if known < 0.0:
+            known = block_of_squares(dw, block)
+        s += known
+    if first == 0:
+        norm[0] = s
+    if not math.isfinite(s):
+        return
     rate, mu, eps = settings[RATE], settings[MOMENTUM], settings[EPS]
     wp, dwp, mp, vp = pointer(w), pointer(dw), pointer(m), pointer(v)
     if rule == SGD:

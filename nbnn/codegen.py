@@ -71,7 +71,7 @@ def profiled_text(net: Lowered) -> tuple[str, list[str]]:
 def _kernels(net: Lowered) -> list[str]:
     """The names of all kernels that the step calls."""
     found = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
-    always = {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"}
+    always = {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "forget", "clip_norm", "update"}
     return sorted(found | always | ({"copy"} if net.sizes["state"] else set()))
 
 
@@ -248,18 +248,22 @@ def _train(net: Lowered) -> list[str]:
         f"            weight_sums = sums[:{_blocks(weights)}]",
         f"            launch(add_l2(params[:{weights}], reg, grads[:{weights}], weight_sums))",
         "            launch(add_total(weight_sums, 0.5 * reg, out[k:k + 1]))",
-        "        launch(square_sums(grads, sums))",
-        "        launch(add_total(sums, 1.0, norms[k:k + 1]))",
-        "        if not isfinite(out[k] + norms[k]):  # nothing of this step stays",
+        "        taken = isfinite(out[k])",
+        "        if taken:",
+        "            launch(forget(sums))",
+        "            if clip > 0.0:",
+        "                launch(square_sums(grads, sums))",
+        "                launch(clip_norm(sums, clip, grads))",
+        f"            settings[{RATE}] = rates[k]",
+        f"            settings[{TIME}] += 1.0",
+        f"            launch(update(rule, {weights}, settings, grads, params, m, v, sums, norms[k:k + 1]))",
+        "            taken = isfinite(norms[k])",
+        "            if not taken:",
+        f"                settings[{TIME}] -= 1.0",
+        "        if not taken:  # nothing of this step stays",
         *put_back,
-        "            if skip:",
-        "                continue",
-        "            return k",
-        "        if clip > 0.0:",
-        "            launch(clip_norm(sums, clip, grads))",
-        f"        settings[{RATE}] = rates[k]",
-        f"        settings[{TIME}] += 1.0",
-        f"        launch(update(rule, {weights}, settings, grads, params, m, v))",
+        "            if not skip:",
+        "                return k",
         "    return steps",
     ]
 

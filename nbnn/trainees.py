@@ -177,7 +177,8 @@ class PlainTrainee:
             memory = self.rules[name] = self.rules.get(name) or self._rule_of(name)
             memory.use(self.rule, {**self.config, "learning_rate": rate}, flat)
             memory.settings[rules.TIME] += 1
-            update(memory.code, flat.size if w.ndim > 1 else 0, memory.settings, dw, flat, memory.m, memory.v)
+            known = rules.unguarded(flat.size)
+            update(memory.code, flat.size if w.ndim > 1 else 0, memory.settings, dw, flat, memory.m, memory.v, *known)
             self.model.params[name] = w
 
     def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:

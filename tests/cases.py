@@ -837,7 +837,7 @@ LOSS = [
 # ---- the step of the weights
 
 
-def step(rule: str, label: str, size: int, weights: int, bad: int | None = None) -> Case:
+def step(rule: str, label: str, size: int, weights: int, bad: int | None = None, known: float = -1.0) -> Case:
     def build(make: Maker) -> tuple:
         dw, w, m, v = (make.grad(size) for _ in range(4))
         if rule in ("rmsprop", "adam", "adamw"):
@@ -846,7 +846,8 @@ def step(rule: str, label: str, size: int, weights: int, bad: int | None = None)
             dw[bad] = np.nan
         settings = np.array([0.01, 0.9, 0.99, 1e-3, 0.1, 3.0])  # an eps that shows
         assert len(settings) == SETTINGS
-        return RULES.index(rule), weights, settings, dw, w, m, v
+        sums = np.full(-(-size // BLOCK), known)
+        return RULES.index(rule), weights, settings, dw, w, m, v, sums, make.doubles(1)
 
     return Case("update", f"{rule}, {label}", build)
 
@@ -862,7 +863,10 @@ def _l2(size: int) -> Callable[[Maker], tuple]:
 UPDATE = [
     *(step(rule, "blocks and a bit, weights and others", 2 * BLOCK + 48, BLOCK + 16) for rule in RULES),
     *(step(rule, "one register, all weights", 16, 16) for rule in RULES),
-    *(step(rule, "a NaN in the gradient stays where it is", 64, 32, bad=19) for rule in RULES),
+    *(step(rule, "a NaN in the gradient ends the step", 64, 32, bad=19) for rule in RULES),
+    *(step(rule, "a NaN where the sums are said to be known", 64, 32, bad=19, known=0.5) for rule in RULES),
+    step("adam", "known sums that are infinite", 2 * BLOCK + 48, BLOCK + 16, known=np.inf),
+    Case("forget", "three sums", lambda make: (make.doubles(3),)),
     Case("add_l2", "blocks and a bit", _l2(2 * BLOCK + 16)),
     Case("add_l2", "one register", _l2(16)),
     Case("add_l2", "no weights", _l2(0)),

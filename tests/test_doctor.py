@@ -92,8 +92,8 @@ def test_a_package_that_is_not_there(monkeypatch):
 def test_a_slip_in_a_rule_is_found(monkeypatch, dtype):
     right = reference.update
 
-    def slip(rule, weights, settings, dw, w, m, v):
-        right(rule, weights, settings, dw, w, m, v)
+    def slip(rule, weights, settings, dw, w, *rest):
+        right(rule, weights, settings, dw, w, *rest)
         w[-1] *= 1.01
 
     assert doctor.update_rules(dtype).well

@@ -32,6 +32,11 @@ def square_sums(dw, sums):
     sums[...] = _block_sums(dw * dw)
 
 
+def forget(sums):
+    """sums[block] = -1: no sum is known."""
+    sums[...] = -1.0
+
+
 def clip_norm(sums, largest, dw):
     """dw *= largest / norm where the norm, the root of all sums, is above the largest."""
     norm = np.sqrt(sums.sum())
@@ -86,6 +91,12 @@ def _lion(weights, settings, dw, w, m, v):
 _STEPS = dict(zip(RULES, (_sgd, _sgd_momentum, _sgd_nesterov_momentum, _rmsprop, _adam, _adamw, _lion), strict=True))
 
 
-def update(rule, weights, settings, dw, w, m, v):
+def update(rule, weights, settings, dw, w, m, v, sums, norm):
+    """The step, and norm[0] = the sum of dw**2; where that is not finite there is no step. Sums of 0 or more are known
+    already, those below 0 are made."""
+    sums[...] = np.where(sums < 0, _block_sums(dw * dw), sums)
+    norm[0] = sums.sum()
+    if not np.isfinite(norm[0]):
+        return
     """One step of the rule with that code; `constants` names the settings in the order in which they are unpacked."""
     _STEPS[RULES[rule]](weights, settings.tolist(), dw, w, m, v)

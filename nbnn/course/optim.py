@@ -13,7 +13,7 @@ import numpy as np
 from nbnn.course.row_layers import floats
 from nbnn.kernels import reference
 from nbnn.kernels.constants import RULES
-from nbnn.rules import DEFAULTS, settings_of
+from nbnn.rules import DEFAULTS, settings_of, unguarded
 
 __all__ = [
     "adam",
@@ -39,7 +39,7 @@ def _step(rule: str, w: Any, dw: Any, config: Config | None, *memory: str) -> tu
     m, v = (kept * 2)[:2] if kept else (w, w)
     next_w = np.array(w, order="C")
     flat = (a.reshape(-1) for a in (np.asarray(dw, w.dtype), next_w, m, v))
-    reference.update(RULES.index(rule), 0, settings, *flat)
+    reference.update(RULES.index(rule), 0, settings, *flat, *unguarded(next_w.size))
     config.update(zip(memory, kept, strict=True))
     return next_w, config
 
