@@ -124,6 +124,7 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
             # Terms may cancel: the gradient of a bias before a batchnorm is 0, and all that anybody computes of it is
             # rounding. How much, the reference in the same dtype tells; it adds in another order, hence the factor.
             rounding = 32 * float(np.abs(rounded_grads[name] - wanted).max(initial=0.0)) / scale
+            rounding = max(rounding, 64 * float(np.finfo(np.float64).eps) * largest / scale)  # of float64 itself
             error = relative_error(np.append(grads[name], scale), np.append(wanted, scale))
             rows.append(Row(f"gradient of {name}", "reference", error, max(tolerance, rounding)))
             if np.abs(wanted).max(initial=0.0) > 1e-10 * largest * np.sqrt(
