@@ -128,7 +128,7 @@ def update(
         if known < 0.0:
             known = block_of_squares(dw, block)
         s += known
-    if first == 0:
+    if last == w.shape[0]:
         norm[0] = s
     if not math.isfinite(s):
         return

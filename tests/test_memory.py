@@ -154,6 +154,7 @@ def update(draw: Any) -> list[Case]:
         *(cases.step(rule, label, size, weights) for rule in RULES),
         Case("add_l2", label, cases._l2(weights)),
         Case("square_sums", label, lambda make: (make.grad(size), make.doubles(sums))),
+        Case("forget", label, lambda make: (make.doubles(sums),)),
         Case("clip_norm", label, lambda make: (make.rng.uniform(1, 2, sums), 0.5, make.grad(size))),
     ]
 
@@ -379,7 +380,11 @@ def moved_behind(case: Case, args: tuple) -> tuple[tuple, int]:
     def one(name: str, a: Any) -> Any:
         if name == "weights":
             return a + FAR
-        if not isinstance(a, np.ndarray) or name == "settings" or (case.kernel, name) == ("clip_norm", "sums"):
+        if (
+            not isinstance(a, np.ndarray)
+            or name in ("settings", "norm")
+            or (case.kernel, name) == ("clip_norm", "sums")
+        ):
             return a
         return _behind(a, blocks if name == "sums" else FAR)
 
@@ -395,7 +400,7 @@ def _behind(a: np.ndarray, before: int) -> np.ndarray:
 
 
 FLAT = (
-    *("gather", "gather_labels", "update", "add_l2", "square_sums", "clip_norm"),
+    *("gather", "gather_labels", "update", "add_l2", "square_sums", "forget", "clip_norm"),
     *("running_statistics", "batch_gradients"),
 )
 
