@@ -48,8 +48,7 @@ def augment(
                 if mirrored:  # back: out of the move first, then out of the mirror
                     source = width - 1 - source if back else width - 1 - j + b
                 yp = pointer(y) + (n * step(y, 0) + i * step(y, 1) + j * step(y, 2))
-                inside = 0 <= i + a < height and 0 <= source < width and (back == 0 or 0 <= j + b < width)
-                if inside:
+                if 0 <= i + a < height and 0 <= source < width:
                     xp = pointer(x) + (n * step(x, 0) + (i + a) * step(x, 1) + source * step(x, 2))
                     for c in range(0, channels, lanes(x)):
                         store(yp, c, load(xp, c))

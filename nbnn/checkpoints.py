@@ -31,6 +31,8 @@ from nbnn.words import plain
 FORMAT = "nbnn checkpoint 1"
 BEST = "best.safetensors"  # beside the checkpoints: the best model so far
 LONGEST = 1 << 20  # letters of JSON that are written and read
+# students' models may hold other numbers than ours
+KINDS = {**DTYPES, "F16": "float16", "I64": "int64", "I32": "int32", "U8": "uint8", "BOOL": "bool"}
 Shapes = dict[str, tuple[tuple[int, ...], str | None]]  # name -> shape and dtype, None for either
 
 
@@ -49,7 +51,7 @@ class Checkpoint:
 def to_bytes(checkpoint: Checkpoint) -> bytes:
     from safetensors.numpy import save
 
-    arrays = {name: np.ascontiguousarray(value) for name, value in checkpoint.arrays.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in checkpoint.arrays.items()}
     about, position = (json.dumps(part, allow_nan=False) for part in (checkpoint.about, checkpoint.position))
     if max(len(about), len(position)) >= LONGEST:
         raise ValueError(f"a checkpoint holds at most {LONGEST} letters of settings and of states of callbacks")
@@ -72,7 +74,7 @@ def read(
         found = {}
         for name in file.keys():  # noqa: SIM118 (no mapping)
             part = file.get_slice(name)
-            found[name] = tuple(part.get_shape()), DTYPES.get(part.get_dtype(), part.get_dtype())
+            found[name] = tuple(part.get_shape()), KINDS.get(part.get_dtype(), part.get_dtype())
         problems = [f"{name} is missing" for name in wanted if name not in found]
         for name, (shape, dtype) in found.items():
             right_shape, right_dtype = wanted.get(name, (shape, None))
@@ -80,8 +82,8 @@ def read(
                 problems.append(f"{name} is unknown")
             elif shape != right_shape:
                 problems.append(f"{name} must have shape {right_shape}, got {shape}")
-            elif dtype != right_dtype and (right_dtype or dtype not in DTYPES.values()):
-                problems.append(f"{name} must be {right_dtype or 'float32 or float64'}, got {dtype}")
+            elif dtype != right_dtype and (right_dtype or dtype not in KINDS.values()):
+                problems.append(f"{name} must be {right_dtype or 'of numbers'}, got {dtype}")
         if problems:
             raise FileError(f"{target}: its arrays do not fit this training: {plain('; '.join(problems))}")
         arrays = {name: file.get_tensor(name) for name in found}
@@ -181,12 +183,21 @@ class Folder:
         found = [name for name in names if re.fullmatch(r"\d{8,19}\.safetensors", name)]
         return [self.path / name for name in sorted(found, key=lambda name: int(name.split(".")[0]), reverse=True)]
 
+    def path_of(self, iteration: int) -> pathlib.Path:
+        return self.path / f"{iteration:08d}.safetensors"
+
     def write(self, checkpoint: Checkpoint) -> pathlib.Path:
-        """Write it, and remove those that are more than we keep once it is there."""
-        target = self.path / f"{checkpoint.position['iteration']:08d}.safetensors"
+        """Write it, and once it is there remove those before it that are more than we keep. Those behind it, of a
+        training that has gone back, are put aside."""
+        target = self.path_of(checkpoint.position["iteration"])
         with self.told(target):
             cache.write_atomically(target, to_bytes(checkpoint), private=False)
-            for old in self.newest_first()[self.keep :]:
+        with contextlib.suppress(OSError):
+            paths = self.newest_first()
+            here = paths.index(target)
+            for later in paths[:here]:
+                later.replace(later.with_suffix(".later"))
+            for old in paths[here + self.keep :]:
                 old.unlink(missing_ok=True)
         return target
 
@@ -202,8 +213,8 @@ class Folder:
                 rest = f"; {there} is whole" if there else "; there is no checkpoint before it"
             raise type(problem)(
                 problem.errno,
-                f"{target} could not be written ({problem.strerror}); the training is still in memory, and train() "
-                f"goes on with it{rest}",
+                f"{target} could not be written ({problem.strerror or problem}); the training is still in memory, "
+                f"and train() goes on with it{rest}",
             ) from None
 
     @contextlib.contextmanager

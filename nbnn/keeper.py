@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # what a training that goes on must have been given as well, besides the same graph and data
 SAME = (
     *("update_rule", "optim_config", "lr_decay", "batch_size", "num_epochs", "num_train_samples", "num_val_samples"),
-    *("schedule", "clip", "reg", "sampling", "seed"),
+    *("schedule", "clip", "reg", "sampling", "seed", "on_nan"),
 )
 PARTS = ("weights", "best", "rule", "history")  # of a checkpoint's arrays
 
@@ -36,6 +36,8 @@ class Keeper:
             raise ValueError('checkpoint_every needs a folder to write to, such as checkpoint="run"')
         self._written = 0  # the iteration of the last checkpoint
         self._own = False  # the checkpoints in the folder are of this training
+        self._working = False
+        self.best_is_new = False  # and is not in the folder yet
         self._fingerprints: dict[str, str] = {}
 
     @contextlib.contextmanager
@@ -51,7 +53,11 @@ class Keeper:
                     f"{self.folder.path} holds checkpoints of an earlier training, the newest {there[0].name}; "
                     "call resume() before train() to go on with it, or name another folder"
                 )
-            yield
+            self._working = True
+            try:
+                yield
+            finally:
+                self._working = False
 
     def left(self, iteration: int) -> float:
         """Steps until the next checkpoint that `checkpoint_every` asks for."""
@@ -62,21 +68,34 @@ class Keeper:
         solver = self.solver
         due = solver.measured == solver.iteration or (self.every is not None and solver.iteration % self.every == 0)
         if self.folder is not None and due and self._written < solver.iteration:
+            if self.best_is_new:  # the model is as it was measured
+                with self.folder.told(self.folder.path / BEST):
+                    solver.trainee.save(self.folder.path / BEST)
+                self.best_is_new = False
             self.write()
 
     def write(self) -> pathlib.Path:
-        """Write a checkpoint of this moment."""
+        """Write the checkpoint of this moment."""
+        path = self._write()
+        self._written = self.solver.iteration
+        return path
+
+    def write_on_request(self) -> pathlib.Path:
+        """The same for who asks, while it trains or not: the one that is due here is still written, and what was
+        written here is not written again."""
+        if self._working:
+            return self._write()
+        with self.at_work():
+            if self.folder is not None and self._own and self._written == self.solver.iteration:
+                return self.folder.path_of(self._written)
+            return self.write()
+
+    def _write(self) -> pathlib.Path:
         if self.folder is None:
             raise ValueError('a checkpoint needs a folder to write to, such as checkpoint="run"')
         path = self.folder.write(self._checkpoint())
-        self._written, self._own = self.solver.iteration, True
+        self._own = True
         return path
-
-    def write_best(self) -> None:
-        """Write the model as it is: it is the best so far."""
-        if self.folder is not None:
-            with self.folder.told(self.folder.path / BEST):
-                self.solver.trainee.save(self.folder.path / BEST)
 
     def resume(self, path: Any, force: bool) -> bool:
         """See `Solver.resume`."""
@@ -120,7 +139,7 @@ class Keeper:
     def _checkpoint(self) -> Checkpoint:
         solver = self.solver
         arrays = {
-            "weights": solver.trainee.copy(),
+            "weights": solver.weights(),
             "best": solver.best,
             "rule": solver.trainee.memory(),
             "history": {
@@ -148,7 +167,7 @@ class Keeper:
         optional = (*trainee.figures, *(["rule/"] if force else []))
         checkpoint = read(path, functools.partial(self._expected, path, force), optional)
         for name, value in checkpoint.arrays.items():
-            # no step leaves weights that are not finite, except those of a model that goes on whatever comes
+            # nothing can be made of such weights, except by a model that goes on whatever comes
             if trainee.on_nan != "go on" and not name.startswith("history/") and not np.isfinite(value).all():
                 raise FileError(f"{path}: {name} holds a NaN or an infinity")
         return checkpoint
@@ -201,9 +220,14 @@ class Keeper:
         for name, value in checkpoint.arrays.items():
             part, _, rest = name.partition("/")
             parts[part][rest] = value
-        memory = solver.trainee.memory()
-        fits = {n: a.shape for n, a in memory.items()} == {n: a.shape for n, a in parts["rule"].items()}
-        solver.trainee.go_on(parts["weights"], parts["rule"] if fits else memory, position["counts"])
+        memory, counts = solver.trainee.memory(), position["counts"]
+        settings = checkpoint.about.get("settings")
+        same = isinstance(settings, dict) and settings.get("update_rule") == solver.update_rule
+        if same and {n: a.shape for n, a in memory.items()} == {n: a.shape for n, a in parts["rule"].items()}:
+            memory = parts["rule"]
+        else:  # forced: the rule begins anew
+            counts = {name: 0 if name.startswith("updates") else count for name, count in counts.items()}
+        solver.trainee.go_on(parts["weights"], memory, counts)
         solver.loss_history, solver.train_acc_history, solver.val_acc_history = (
             parts["history"][name].tolist() for name in ("loss", "train", "val")
         )

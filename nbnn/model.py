@@ -236,7 +236,7 @@ class Model:
         Each row of `indices` is a minibatch; without it each of `steps` steps takes all of X. The rule's memory lives
         on from call to call until another rule is named. `clip` holds the norm of the whole gradient to that length.
         A step whose loss or gradient is not finite changes nothing: `on_nan` says whether that raises an error, ends
-        the call ("stop"), or leaves the step out ("skip").
+        the call ("stop"), or leaves the step out ("skip": its loss is NaN).
         """
         inputs.choice(on_nan, ON_NAN, "on_nan")
         x = inputs.examples(X, self.graph)
@@ -482,7 +482,10 @@ class Model:
                 self.steps_taken += done
                 if done < steps:
                     break
-        return Steps(found.losses[: taken + 1], found.norms[: taken + 1])
+        found = Steps(found.losses[: taken + 1], found.norms[: taken + 1])
+        if skip:
+            found.losses[~found.finite] = np.nan  # also of a finite loss whose gradient was not
+        return found
 
     def _train_arguments(
         self,

@@ -26,6 +26,8 @@ def listening(*, both: bool) -> Iterator[Signals]:
         yield found
         return
     before = {number: signal.getsignal(number) for number in (NAMES if both else [signal.SIGINT])}
+    # who has told this process to ignore one, or listens to it outside of Python, goes on doing so
+    before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
 
     def put_back() -> None:
         for number, handler in before.items():

@@ -8,7 +8,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -162,8 +162,12 @@ class Solver:
             self._ended = False
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._keeper.at_work())
-            if self._latest and _same(self.trainee.copy(), self.best):
-                self.trainee.put(self._latest)
+            if not self._whole and self._keeper.folder is not None:
+                raise RuntimeError(
+                    "the last step was interrupted halfway, so what is in memory is no training's state; "
+                    "resume() goes on from the last checkpoint"
+                )
+            self.trainee.put(self.weights())
             self._latest = {}
             self._signals = stack.enter_context(listening(both=self._keeper.folder is not None))
             try:
@@ -187,7 +191,7 @@ class Solver:
             finally:
                 self._status("")
                 latest = {} if self._ended else self.trainee.copy()
-                if all(np.isfinite(value).all() for value in latest.values()):
+                if self.trainee.on_nan == "go on" or all(np.isfinite(value).all() for value in latest.values()):
                     self._latest = latest
                 if self.best:
                     self.trainee.put(self.best)
@@ -207,7 +211,13 @@ class Solver:
 
     def write_checkpoint(self) -> pathlib.Path:
         """Write a checkpoint of this moment into the folder."""
-        return self._keeper.write()
+        return self._keeper.write_on_request()
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The weights and running figures of the training: those of the trainee, but after a stop, as long as it holds
+        the best ones that we have put there, the latest."""
+        found = self.trainee.copy()
+        return self._latest if self._latest and _same(found, self.best) else found
 
     def check_accuracy(self, X: Any, y: Any, num_samples: int | None = None, batch_size: int = 100) -> float:
         """The accuracy on X, or on num_samples examples of it drawn with replacement."""
@@ -222,7 +232,7 @@ class Solver:
     def _some_steps(self, ready: int) -> int:
         """Take up to `ready` steps, not beyond an epoch's end; returns how many may be taken next time."""
         done = self.iteration % self.iterations_per_epoch
-        left = min(self.iterations_per_epoch - done, self._keeper.left(self.iteration))
+        left = min(self.iterations_per_epoch - done, self._keeper.left(self.iteration), self.end - self.iteration)
         count = 1 if self.iteration == 0 else int(min(ready, left))
         rows = self._epoch_rows()[done : done + count]
         rate = self.optim_config["learning_rate"] * self.lr_decay**self.epoch
@@ -241,14 +251,20 @@ class Solver:
             if self.verbose and iteration % self.print_every == 0:
                 self._say(f"(Iteration {iteration + 1} / {self.end}) loss: {value:f}")
         if problem is not None:
-            kind = StoppedByNan if self.on_nan == "stop" else type(problem)
-            raise kind(f"iteration {self.iteration + 1}: {problem}") from None
-        self._rate = count * self.batch_size / taken
-        return max(1, min(2 * count, int(ALIVE / taken * count)))
+            self._not_finite(self.iteration + 1, problem)
+        self._rate = count * self.batch_size / max(taken, 1e-9)
+        return max(1, min(2 * count, int(ALIVE / max(taken, 1e-9) * count)))
+
+    def _not_finite(self, iteration: int, problem: Exception) -> NoReturn:
+        """End the training because of that problem, as on_nan says; another kind of error is the model's own."""
+        if type(problem) not in (FloatingPointError, ValueError):
+            raise problem
+        kind = StoppedByNan if self.on_nan == "stop" else type(problem)
+        raise kind(f"iteration {iteration}: {problem}") from None
 
     def _due(self) -> bool:
         """Whether the accuracies are to be measured now: after the first iteration, each epoch, and the last."""
-        last, epoch_end = self.iteration == self.end, self.iteration % self.iterations_per_epoch == 0
+        last, epoch_end = self.iteration >= self.end, self.iteration % self.iterations_per_epoch == 0
         return self.measured < self.iteration and (self.iteration == 1 or last or epoch_end)
 
     def _stopped(self, why: str) -> None:
@@ -293,19 +309,19 @@ class Solver:
             train = self.check_accuracy(self.X_train, self.y_train, self.num_train_samples)
             val = self.check_accuracy(self.X_val, self.y_val, self.num_val_samples)
         except FloatingPointError as problem:
-            raise FloatingPointError(f"iteration {self.iteration}: {problem}") from None
+            self._not_finite(self.iteration, problem)
         self.train_acc_history.append(train)
         self.val_acc_history.append(val)
         self.measured = self.iteration
-        if self.checkpoint_name is not None:
-            self.trainee.save(pathlib.Path(f"{self.checkpoint_name}_epoch_{self.epoch}.safetensors"))
-        if self.verbose:
-            self._say(f"(Epoch {self.epoch} / {self._epochs}) train acc: {train:f}; val_acc: {val:f}")
         if val > self.best_val_acc or not self.best:
             self.note_best(self.trainee.copy(), val)
-            self._keeper.write_best()
+            self._keeper.best_is_new = True
+        if self.verbose:
+            self._say(f"(Epoch {self.epoch} / {self._epochs}) train acc: {train:f}; val_acc: {val:f}")
         for callback in self.callbacks:
             callback(self)
+        if self.checkpoint_name is not None:
+            self.trainee.save(pathlib.Path(f"{self.checkpoint_name}_epoch_{self.epoch}.safetensors"))
 
     def note_best(self, arrays: dict[str, np.ndarray], accuracy: float) -> None:
         """These are the best weights and running figures so far."""

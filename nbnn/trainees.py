@@ -61,9 +61,7 @@ class CompiledTrainee:
         inputs.still_whole(x, "X_train")
         skip = on_nan == "skip"
         found = self.model._train(self.rule, x, y, rows, rates, reg=self.reg, clip=self.clip, skip=skip)
-        if skip:
-            return np.where(found.finite, found.losses, np.nan), None
-        if not found.broken:
+        if skip or not found.broken:
             return found.losses, None
         last = len(found.losses) - 1
         return found.losses[:last], self.model._explain(x, found.what, None, y, rows[last])
@@ -148,20 +146,30 @@ class PlainTrainee:
     def steps(self, rows: np.ndarray, rates: np.ndarray, on_nan: str) -> tuple[np.ndarray, Exception | None]:
         losses: list[float] = []
         for row, rate in zip(rows, rates, strict=True):
-            loss, grads = self.model.loss(self.data["X_train"][row], self.data["y_train"][row])
-            if on_nan != "go on":
-                named = {"the loss": loss, **{f"the gradient of {name}": grads[name] for name in self.model.params}}
-                bad = [what for what, value in named.items() if not np.isfinite(value).all()]
-                if bad and on_nan != "skip":
-                    return np.array(losses), FloatingPointError(
-                        f"{bad[0]} is not finite; lower the learning rate, clip the gradient or scale the data"
-                    )
-                if bad:
-                    losses.append(np.nan)
-                    continue
+            figures = {} if on_nan == "go on" else figures_of(self.model)
+            try:
+                loss, grads = self.model.loss(self.data["X_train"][row], self.data["y_train"][row])
+            except Exception as problem:  # what was done before it counts
+                return np.array(losses), problem
+            bad = None if on_nan == "go on" else self._not_finite(loss, grads)
+            if bad is not None:
+                put_figures(self.model, figures)
+                if on_nan != "skip":
+                    return np.array(losses), bad
+                losses.append(np.nan)
+                continue
             self._update(grads, rate)
             losses.append(float(loss))
         return np.array(losses), None
+
+    def _not_finite(self, loss: Any, grads: Mapping[str, np.ndarray]) -> FloatingPointError | None:
+        named = {"the loss": loss, **{f"the gradient of {name}": grads[name] for name in self.model.params}}
+        for what, value in named.items():
+            if not np.isfinite(value).all():
+                return FloatingPointError(
+                    f"{what} is not finite; lower the learning rate, clip the gradient or scale the data"
+                )
+        return None
 
     def _update(self, grads: Mapping[str, np.ndarray], rate: float) -> None:
         from nbnn.kernels.reference import update
@@ -188,11 +196,11 @@ class PlainTrainee:
         return {**{name: np.array(value) for name, value in self.model.params.items()}, **figures_of(self.model)}
 
     def put(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self.model.params = self.shown(dict(arrays))
+        self.model.params = {name: np.array(value) for name, value in self.shown(dict(arrays)).items()}
         put_figures(self.model, arrays)
 
     def shown(self, arrays: ArrayDict) -> ArrayDict:
-        return {name: value for name, value in arrays.items() if name in self.model.params}
+        return {name: arrays[name] for name in self.model.params if name in arrays}  # sums go in this order
 
     def memory(self) -> ArrayDict:
         return {

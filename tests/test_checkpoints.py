@@ -586,3 +586,138 @@ def test_the_data_may_be_of_any_kind(tmp_path):
     np.save(tmp_path / "x.npy", (40 * data["X_train"]).astype(np.uint8))
     data["X_train"] = np.load(tmp_path / "x.npy", mmap_mode="r")
     Solver(KINDS["vectors"][0](backend="numpy"), data, checkpoint=tmp_path / "run", num_epochs=1, verbose=False).train()
+
+
+# ---- checkpoints that somebody asks for
+
+
+def test_a_checkpoint_that_is_asked_for_is_of_the_training_not_of_the_best_weights(tmp_path, whole):
+    solver = stopped("vectors", tmp_path / "a", 40)
+    kept = solver._keeper.folder.newest_first()[0]
+    before = kept.read_bytes()
+    assert solver.write_checkpoint() == kept and kept.read_bytes() == before
+    elsewhere = stopped("vectors", None, 40)
+    elsewhere._keeper.folder = solver._keeper.folder.__class__(tmp_path / "b", 1)
+    for one in (solver_of("vectors", tmp_path / "a", log=Stop()), solver_of("vectors", tmp_path / "b", log=Stop())):
+        if one._keeper.folder.path.name == "b":
+            elsewhere.write_checkpoint()
+        assert one.resume()
+        one.train()
+        assert outcome(one) == outcome(whole["vectors"][0])
+
+
+def test_a_checkpoint_that_is_asked_for_does_not_mix_trainings(tmp_path):
+    stopped("vectors", tmp_path, 20)
+    before = names(tmp_path)
+    with pytest.raises(FileExistsError, match="holds checkpoints of an earlier training"):
+        solver_of("vectors", tmp_path, seed=6).write_checkpoint()
+    assert names(tmp_path) == before
+
+
+def test_a_training_that_has_gone_back_puts_later_checkpoints_aside(tmp_path, whole):
+    """Else they would take the places of its own, and be gone on from next time."""
+    paths = stopped("vectors", tmp_path, 27)._keeper.folder.newest_first()
+    paths[0].write_bytes(b"damaged")
+    solver = solver_of("vectors", tmp_path, keep=1, log=Stop(at(26)))
+    assert solver.resume()
+    solver.train()
+    assert names(tmp_path) == ["00000026.safetensors", "00000027.later", "best.safetensors"]
+    again = solver_of("vectors", tmp_path, log=Stop())
+    assert again.resume() and again.iteration == 26
+    again.train()
+    assert outcome(again) == outcome(whole["vectors"][0])
+
+
+def test_an_end_in_mid_epoch_is_an_end():
+    solver = solver_of("vectors", log=Stop(), callbacks=[lambda s: s.stop() if s.iteration == 1 else None])
+    solver.train()
+    assert solver.iteration == 1
+    solver.train()
+    assert solver.iteration == solver.end == solver.measured == 1 + LAST
+
+
+def test_another_rule_begins_with_an_empty_memory(tmp_path):
+    """What one rule calls v is not what another one does."""
+    stopped("course", tmp_path, 20)
+    solver = solver_of("course", log=Stop(), update_rule="rmsprop", optim_config=None)
+    assert solver.resume(tmp_path, force=True)
+    assert not any(value.any() for value in solver.trainee.memory().values())
+    assert solver.trainee.counts()["updates"] == 0
+
+
+class Ordered:
+    """A student's model whose loss runs over its parameters, with numbers of other kinds."""
+
+    def __init__(self, breaks=0):
+        rng = np.random.default_rng(0)
+        self.params = {name: rng.standard_normal(72) for name in ("z", "b", "a")}
+        self.params["half"], self.params["one"] = np.zeros(3, np.float16), np.array(1.0)
+        self.calls, self.breaks = 0, breaks
+
+    def loss(self, X, y=None):
+        if y is None:
+            return X.reshape(len(X), -1)[:, :3]
+        self.calls += 1
+        if self.calls == self.breaks:
+            raise KeyError("broken")
+        total = 0.0
+        for value in self.params.values():
+            total += 0.1 * float((value.astype(float) ** 2).sum())
+        return total + X.mean(), {name: 0.2 * value for name, value in self.params.items()}
+
+
+def student(folder=None, **options):
+    settings = {"batch_size": 16, "num_epochs": 3, "verbose": False, "clip": 1.0, "log": Stop(), **options}
+    return Solver(
+        settings.pop("model", None) or Ordered(), vectors(), checkpoint=folder, update_rule="sgd_momentum", **settings
+    )
+
+
+def test_a_students_model_goes_on_in_its_own_order(tmp_path):
+    wanted, stops = student(), [lambda s: signal.raise_signal(signal.SIGINT) if s.epoch == 1 else None]
+    wanted.train()
+    student(tmp_path, callbacks=stops).train()
+    solver = student(tmp_path)
+    assert solver.resume() and list(solver.model.params) == ["z", "b", "a", "half", "one"]
+    solver.train()
+    assert solver.loss_history == wanted.loss_history
+
+
+def test_what_a_students_model_has_done_before_it_broke_counts():
+    wanted, solver = student(), student(model=Ordered(breaks=11))
+    wanted.train()
+    with pytest.raises(KeyError, match="broken"):
+        solver.train()
+    assert solver.iteration == 10
+    solver.train()
+    assert solver.loss_history == wanted.loss_history
+
+
+def test_what_a_callback_does_to_a_course_net_is_kept(tmp_path):
+    def change(solver):
+        if solver.epoch == 2:
+            solver.model.params["W1"] = 0 * solver.model.params["W1"]
+
+    whole, first = (solver_of("course", f, log=Stop(), callbacks=[change]) for f in (None, tmp_path))
+    whole.train()
+    first.log.at = at(30)
+    first.train()
+    second = solver_of("course", tmp_path, log=Stop(), callbacks=[change])
+    assert second.resume()
+    second.train()
+    assert outcome(second) == outcome(whole)
+
+
+def test_another_reg_of_a_course_net_is_refused(tmp_path):
+    stopped("course", tmp_path, 20)
+    solver = solver_of("course", tmp_path, log=Stop())
+    solver.model.reg = 0.9
+    with pytest.raises(ValueError, match="is of another training: reg was 0.001 and is 0.9; resume"):
+        solver.resume()
+
+
+def test_best_weights_that_are_changed_in_place_stay_the_best():
+    solver = stopped("course", None, 40)
+    best = {name: value.copy() for name, value in solver.best_params.items()}
+    solver.model.params["W1"][:] = 0
+    assert all(np.array_equal(value, best[name]) for name, value in solver.best_params.items())

@@ -92,11 +92,10 @@ _STEPS = dict(zip(RULES, (_sgd, _sgd_momentum, _sgd_nesterov_momentum, _rmsprop,
 
 
 def update(rule, weights, settings, dw, w, m, v, sums, norm):
-    """The step, and norm[0] = the sum of dw**2; where that is not finite there is no step. Sums of 0 or more are known
-    already, those below 0 are made."""
-    sums[...] = np.where(sums < 0, _block_sums(dw * dw), sums)
+    """One step of the rule with that code, and norm[0] = the sum of dw**2; where that is not finite there is no step.
+    Sums below 0 are made, others are known. `constants` names the settings in the order in which they are unpacked."""
+    if (sums < 0).any():
+        sums[...] = np.where(sums < 0, _block_sums(dw * dw), sums)
     norm[0] = sums.sum()
-    if not np.isfinite(norm[0]):
-        return
-    """One step of the rule with that code; `constants` names the settings in the order in which they are unpacked."""
-    _STEPS[RULES[rule]](weights, settings.tolist(), dw, w, m, v)
+    if np.isfinite(norm[0]):
+        _STEPS[RULES[rule]](weights, settings.tolist(), dw, w, m, v)

@@ -163,7 +163,7 @@ class _NetTrainee(CompiledTrainee):
         super().prepare()
 
     def steps(self, rows: np.ndarray, rates: np.ndarray, on_nan: str) -> tuple[np.ndarray, Exception | None]:
-        self.reg = self.net.reg
+        self.model, self.reg = self.net.synchronised(), self.net.reg
         found = super().steps(rows, rates, on_nan)
         self.net._take(self.model)
         return found
@@ -176,13 +176,19 @@ class _NetTrainee(CompiledTrainee):
         return {**{name: value.copy() for name, value in self.net.params.items()}, **figures_of(self.net)}
 
     def put(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self.net.params = self.shown(dict(arrays))
+        self.net.params = {name: np.array(value) for name, value in self.shown(dict(arrays)).items()}
         put_figures(self.net, arrays)
         self.net._put(self.model)
         self.rule.heal(self.model._params)
 
     def shown(self, arrays: ArrayDict) -> ArrayDict:
-        return {name: value for name, value in arrays.items() if name in self.net._homes}
+        return {name: arrays[name] for name in self.net._homes if name in arrays}
+
+    def about(self) -> dict[str, Any]:
+        dropout = {key: float(value) for key, value in self.net.dropout_param.items() if key in ("p", "seed")}
+        told = {**super().about(), "reg": float(self.net.reg), "dropout": dropout}
+        del told["model seed"]  # the net's own is in dropout
+        return told
 
     def save(self, path: pathlib.Path) -> None:
         save_arrays(path, self.net.params)
