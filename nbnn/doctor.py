@@ -44,6 +44,7 @@ from nbnn.ops import (
     SiLU,
     Tanh,
 )
+from nbnn.step import cores
 
 PACKAGES = ("numpy", "numba", "llvmlite", "safetensors", "filelock", "platformdirs")
 EXTRAS = ("matplotlib", "pooch")
@@ -166,8 +167,7 @@ def threads() -> Finding:
     import numba
 
     layer = numba.threading_layer()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    said = f"{numba.get_num_threads()} of layer {layer}, {usable} processors may be used"
+    said = f"{numba.get_num_threads()} of layer {layer}, {cores()} processors may be used"
     if layer == "workqueue":
         said += "; its launches take 100 microseconds instead of 2, an OpenMP runtime would be faster"
     return Finding("threads", said)
@@ -191,14 +191,14 @@ def update_rules(dtype: str) -> Finding:
     worst, size = 0.0, BLOCK + 48
     for rule in rules.DEFAULTS:
         rng = np.random.default_rng(0)
-        arrays = [arena(size, dtype) for _ in range(4)]  # dw, w, m, v
-        for array in arrays:
+        ours = [arena(size, dtype) for _ in range(4)]  # dw, w, m, v
+        for array in ours:
             array[:] = np.abs(rng.standard_normal(size))
+        ours += [np.full(-(-size // BLOCK), -1.0), np.zeros(1)]  # no sum is known
+        theirs = [array.copy() for array in ours]
         settings = rules.settings_of(rule, rules.config_of(rule, None), 3.0)
-        ours, theirs = arrays, [array.copy() for array in arrays]
-        for arrays, kernel in ((ours, names()["update"]), (theirs, reference.update)):
-            arrays += [np.full(-(-size // BLOCK), -1.0), np.zeros(1)]
-            kernel(RULES.index(rule), 80, settings, *arrays)
+        names()["update"](RULES.index(rule), 80, settings, *ours)
+        reference.update(RULES.index(rule), 80, settings, *theirs)
         worst = max(worst, *map(relative_error, ours, theirs))
     share = worst / TOLERANCES[dtype]
     found = f"{len(rules.DEFAULTS)} rules, at most {share:.0%} of what is allowed"

@@ -167,7 +167,8 @@ class Solver:
                     "the last step was interrupted halfway, so what is in memory is no training's state; "
                     "resume() goes on from the last checkpoint"
                 )
-            self.trainee.put(self.weights())
+            if (weights := self.weights()) is self._latest:
+                self.trainee.put(weights)
             self._latest = {}
             self._signals = stack.enter_context(listening(both=self._keeper.folder is not None))
             try:
