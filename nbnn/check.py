@@ -124,8 +124,8 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
             # Terms may cancel: the gradient of a bias before a batchnorm is 0, and all that anybody computes of it is
             # rounding. How much, the reference in the same dtype tells; it adds in another order, hence the factor.
             rounding = 32 * float(np.abs(rounded_grads[name] - wanted).max(initial=0.0)) / scale
-            # In float64 there is no other: what cancels is as large as the largest gradient, times what norms of channels
-            # without spread make of it.
+            # In float64 there is no other: what cancels is as large as the largest gradient, times what norms of
+            # channels without spread make of it.
             rounding = max(rounding, 1024 * float(np.finfo(np.float64).eps) * largest / scale)
             error = relative_error(np.append(grads[name], scale), np.append(wanted, scale))
             rows.append(Row(f"gradient of {name}", "reference", error, max(tolerance, rounding)))
