@@ -4,14 +4,54 @@ Where a row of channels is written, its whole last register is written; where su
 and adds in the order of the slots or examples.
 """
 
+import math
+
 from nbnn.kernels.jit import Array1, Array2, Array3, Array4, inlined, kernel, step
-from nbnn.kernels.simd import fill, lanes, load, peek, pointer, poke, store, transpose_block
+from nbnn.kernels.simd import fill, lanes, load, peek, pointer, poke, store, total, transpose_block
 
 
 @inlined
 def row_length(x):
     """Elements of one picture row of x, the room behind the channels included: rows of x are one run of memory."""
     return x.shape[2] * step(x, 2)
+
+
+@inlined
+def squares(x, begin, end):
+    """The sum of the squares of numbers begin ... end of x's memory: whole registers in four sums at a time, because
+    each waits for itself; the rest one by one."""
+    width = lanes(x)
+    a, b, c, d = fill(x, 0.0), fill(x, 0.0), fill(x, 0.0), fill(x, 0.0)
+    fours = begin + (end - begin) // (4 * width) * (4 * width)
+    for i in range(begin, fours, 4 * width):
+        p = pointer(x) + i
+        s, t, u, v = load(p, 0), load(p, width), load(p, 2 * width), load(p, 3 * width)
+        a, b, c, d = a + s * s, b + t * t, c + u * u, d + v * v
+    ones = begin + (end - begin) // width * width
+    for i in range(fours, ones, width):
+        v = load(pointer(x), i)
+        a = a + v * v
+    rest = 0.0
+    for i in range(ones, end):
+        rest += peek(pointer(x), i) * peek(pointer(x), i)
+    return total((a + b) + (c + d)) + rest
+
+
+@kernel(each="x", intensity=2, whole=False)
+def lengths(x: Array4, y: Array2, first: int, last: int):
+    """y[n, 0] = the length of x[n] as a vector."""
+    height, cells, numbers = x.shape[1], x.shape[2], x.shape[3]
+    if step(x, 2) == numbers * step(x, 3):  # a row is one run
+        cells, numbers = 1, cells * numbers
+    if cells == 1 and step(x, 1) == numbers * step(x, 3):  # so is a picture
+        height, numbers = 1, height * numbers
+    for n in range(first, last):
+        s = 0.0
+        for h in range(height):
+            for w in range(cells):
+                at = n * step(x, 0) + h * step(x, 1) + w * step(x, 2)
+                s += squares(x, at, at + numbers)
+        y[n, 0] = math.sqrt(s)
 
 
 @kernel(each="w", axis=0)

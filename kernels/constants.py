@@ -1,7 +1,7 @@
 """Plain numbers that kernels, their references and the compiler agree on; importing them loads no Numba."""
 
 # sums over the flat arenas are kept per block, so that they are added in one order
-BLOCK = 4096
+BLOCK = 1024
 
 # update rules, and the places of their settings
 RULES = ("sgd", "sgd_momentum", "sgd_nesterov_momentum", "rmsprop", "adam", "adamw", "lion")

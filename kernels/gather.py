@@ -10,47 +10,75 @@ from numba import types
 from numba.core.extending import intrinsic
 
 from nbnn.kernels.jit import Array4, Ints, inlined, kernel, step
-from nbnn.kernels.simd import pointer, poke
+from nbnn.kernels.simd import Register, lanes, pointer, poke, store
 
 
-def _reader(scalar, result):
+def _reader(scalar, whole):
+    """Reads data of this kind as numbers of x's dtype: one, or a whole register of them."""
+
     @intrinsic
-    def read(typing, address, index):
-        def emit(context, builder, sig, args):
-            place = builder.inttoptr(args[0], scalar.as_pointer())
-            value = builder.load(builder.gep(place, [args[1]]))
-            return builder.uitofp(value, ir.FloatType()) if isinstance(scalar, ir.IntType) else value
+    def read(typing, x, address, index):
+        register = Register(x.dtype)
+        count = register.lanes if whole else 1
+        result = register if whole else x.dtype
 
-        return result(types.int64, types.int64), emit
+        def emit(context, builder, sig, args):
+            kind = ir.VectorType(scalar, count)
+            place = builder.gep(builder.inttoptr(args[1], scalar.as_pointer()), [args[2]])
+            value = builder.load(builder.bitcast(place, kind.as_pointer()), align=_bytes(scalar))
+            value = _converted(builder, value, scalar, ir.VectorType(register.vector.element, count))
+            return value if whole else builder.extract_element(value, ir.IntType(32)(0))
+
+        return result(x, types.int64, types.int64), emit
 
     return read
 
 
-read_uint8 = _reader(ir.IntType(8), types.float32)
-read_float32 = _reader(ir.FloatType(), types.float32)
-read_float64 = _reader(ir.DoubleType(), types.float64)
+def _bytes(scalar):
+    return {"i8": 1, "float": 4, "double": 8}[str(scalar)]
 
 
-def _rows(read):
+def _converted(builder, value, scalar, kind):
+    if isinstance(scalar, ir.IntType):
+        return builder.uitofp(value, kind)
+    if scalar == kind.element:
+        return value
+    return builder.fpext(value, kind) if _bytes(scalar) == 4 else builder.fptrunc(value, kind)
+
+
+def _rows(scalar):
+    one, register = _reader(scalar, False), _reader(scalar, True)
+
+    @inlined
+    def run(data, at, x, to, count):
+        """`count` numbers of the data to as many of x that lie side by side."""
+        whole = count // lanes(x) * lanes(x)
+        for j in range(0, whole, lanes(x)):
+            store(to, j, register(x, data, at + j))
+        for j in range(whole, count):
+            poke(to, j, one(x, data, at + j))
+
     @inlined
     def rows(data, rows, x, first, last):
         height, width, channels = x.shape[1], x.shape[2], x.shape[3]
         for n in range(first, last):
             at, xn = rows[n] * channels * height * width, pointer(x) + n * step(x, 0)
-            if height * width == 1:  # a vector is one run of memory on both sides
-                for c in range(channels):
-                    poke(xn, c, read(data, at + c))
+            if height * width == 1:  # a vector
+                run(data, at, x, xn, channels)
+            elif step(x, 2) == 1:  # a picture of one channel without room
+                for i in range(height):
+                    run(data, at + i * width, x, xn + i * step(x, 1), width)
             else:
                 for i in range(height):
                     for c in range(channels):
                         row, to = at + (c * height + i) * width, xn + (i * step(x, 1) + c)
                         for j in range(width):
-                            poke(to, j * step(x, 2), read(data, row + j))
+                            poke(to, j * step(x, 2), one(x, data, row + j))
 
     return rows
 
 
-_rows_uint8, _rows_float32, _rows_float64 = _rows(read_uint8), _rows(read_float32), _rows(read_float64)
+_rows_uint8, _rows_float32, _rows_float64 = (_rows(s) for s in (ir.IntType(8), ir.FloatType(), ir.DoubleType()))
 
 
 @kernel(each="x", whole=False)

@@ -16,6 +16,7 @@ block, added in order.
 
 import math
 
+from nbnn.kernels.arrays import squares
 from nbnn.kernels.constants import (
     ADAM,
     ADAMW,
@@ -32,37 +33,31 @@ from nbnn.kernels.constants import (
     SGD_NESTEROV_MOMENTUM,
     TIME,
 )
-from nbnn.kernels.jit import Array1, Doubles, inlined, kernel
+from nbnn.kernels.jit import Array1, Array2, Doubles, inlined, kernel
 from nbnn.kernels.simd import fill, lanes, load, pointer, select, sqrt, store, total
 
 
-@kernel(each="sums", fills=2, whole=False)
-def add_l2(w: Array1, reg: float, dw: Array1, sums: Doubles, first: int, last: int):
-    """dw += reg * w over the weights, and sums[block] = sum of w**2 over a block: the loss is 0.5 * reg * their sum."""
+@kernel(each="of_w", fills=3, whole=False)
+def add_l2(w: Array1, reg: float, dw: Array1, of_w: Doubles, sums: Doubles, first: int, last: int):
+    """dw += reg * w over the weights. of_w[block] = sum of w**2 over a block: the loss is 0.5 * reg * their sum.
+    sums[block] = sum of dw**2 over a block that is all weights."""
     for block in range(first, last):
-        s = fill(w, 0.0)
+        s, of_dw = fill(w, 0.0), fill(w, 0.0)
         for i in range(block * BLOCK, min((block + 1) * BLOCK, w.shape[0]), lanes(w)):
             value = load(pointer(w), i)
             s = s + value * value
-            store(pointer(dw), i, load(pointer(dw), i) + value * reg)
-        sums[block] = total(s)
+            value = load(pointer(dw), i) + value * reg
+            of_dw = of_dw + value * value
+            store(pointer(dw), i, value)
+        of_w[block] = total(s)
+        if (block + 1) * BLOCK <= w.shape[0]:
+            sums[block] = total(of_dw)
 
 
 @inlined
 def block_of_squares(dw, block):
-    """The sum of dw**2 over a block. In four sums at a time, because each waits for itself."""
-    width = lanes(dw)
-    begin, end = block * BLOCK, min((block + 1) * BLOCK, dw.shape[0])
-    a, b, c, d = fill(dw, 0.0), fill(dw, 0.0), fill(dw, 0.0), fill(dw, 0.0)
-    fours = begin + (end - begin) // (4 * width) * (4 * width)
-    for i in range(begin, fours, 4 * width):
-        p = pointer(dw) + i
-        v, w, x, y = load(p, 0), load(p, width), load(p, 2 * width), load(p, 3 * width)
-        a, b, c, d = a + v * v, b + w * w, c + x * x, d + y * y
-    for i in range(fours, end, width):
-        v = load(pointer(dw), i)
-        a = a + v * v
-    return total((a + b) + (c + d))
+    """The sum of dw**2 over a block."""
+    return squares(dw, block * BLOCK, min((block + 1) * BLOCK, dw.shape[0]))
 
 
 @kernel(each="sums")
@@ -77,6 +72,20 @@ def forget(sums: Doubles, first: int, last: int):
     """sums[block] = -1: no sum is known."""
     for block in range(first, last):
         sums[block] = -1.0
+
+
+@kernel(each="sums", whole=False)
+def trust(x: Array2, dy: Array2, largest: float, sums: Doubles, first: int, last: int):
+    """Count blocks as known that hold the gradient of affine weights, where x[n, 0] and dy[n, 0] are the lengths of the
+    vectors that an example brings: the gradient is no longer than the sum of their products, and where the square of
+    that is below `largest`, all in it is finite. (To look at every number of it would be a tenth of a small net's
+    step.)"""
+    s = 0.0
+    for n in range(x.shape[0]):
+        s += x[n, 0] * dy[n, 0]
+    if s * s < largest:
+        for block in range(first, last):
+            sums[block] = s * s
 
 
 @kernel(each="dw", grain=BLOCK, whole=False)
@@ -113,7 +122,7 @@ def update(
     first: int,
     last: int,
 ):
-    """The step, and norm[0] = the sum of dw**2; where that is not finite there is no step.
+    """The step, and norm[0] = the sum of dw**2 or a bound of it; where that is not finite there is no step.
 
     Nobody may begin before all sums are known, and nobody waits: each worker makes those of its own blocks that are not
     known yet (below 0), then for itself those that no other worker has made so far. So noticing a gradient that is not

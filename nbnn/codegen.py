@@ -13,7 +13,7 @@ from nbnn.buffers import Buffer, seen
 from nbnn.kernels.constants import BLOCK, RATE, TIME
 from nbnn.launches import Launch, Section, alone
 from nbnn.lower import Lowered
-from nbnn.op import Form
+from nbnn.op import LENGTHS, Form
 
 WIDTH = 120
 
@@ -72,7 +72,9 @@ def _kernels(net: Lowered) -> list[str]:
     """The names of all kernels that the step calls."""
     found = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
     always = {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "forget", "clip_norm", "update"}
-    return sorted(found | always | ({"copy"} if net.sizes["state"] else set()))
+    always |= {"copy"} if net.sizes["state"] else set()
+    always |= {"trust"} if "lengths" in found else set()
+    return sorted(found | always)
 
 
 def _fold(text: str, hang: str) -> list[str]:
@@ -229,34 +231,38 @@ def _train(net: Lowered) -> list[str]:
         for a in GRADIENTS
     ]
     weights, size = net.decayed, net.sizes["state"]
-    views, keep, put_back = [], [], []
+    blocks = _blocks(net.sizes["params"])
+    trusted, views = _trusted(net)
+    views.append(f"    squares, of_weights = sums[:{blocks}], sums[{blocks}:{blocks + _blocks(weights)}]")
+    keep, put_back = [], []
     if size:
         row = f"0, (1, 1, 1, {size}), ({size}, {size}, {size}, 1)"
-        views = [f"    running = view(state, {row})", f"    before = view(kept, {row})"]
+        views += [f"    running = view(state, {row})", f"    before = view(kept, {row})"]
         keep, put_back = ["        launch(copy(running, before))"], ["            launch(copy(before, running))"]
     return [
         *_function(
             "train",
             TRAIN,
-            "Take `steps` steps; out[k] is the loss of step k, norms[k] the square of its gradient's norm.",
+            "Take `steps` steps; out[k] is the loss of step k, norms[k] a bound of the square of its gradient's norm.",
         ),
         *views,
         "    for k in range(steps):",
         *keep,
         *_wrap("gradients(", words, ")", 8),
+        "        launch(forget(squares))",
         "        if reg != 0.0:  # the loss gains 0.5 * reg * sum(w * w) over the weights",
-        f"            weight_sums = sums[:{_blocks(weights)}]",
-        f"            launch(add_l2(params[:{weights}], reg, grads[:{weights}], weight_sums))",
-        "            launch(add_total(weight_sums, 0.5 * reg, out[k:k + 1]))",
+        f"            launch(add_l2(params[:{weights}], reg, grads[:{weights}], of_weights, squares))",
+        "            launch(add_total(of_weights, 0.5 * reg, out[k:k + 1]))",
+        *(["        else:"] if trusted else []),
+        *(f"            launch({call})" for call in trusted),
         "        taken = isfinite(out[k])",
         "        if taken:",
-        "            launch(forget(sums))",
         "            if clip > 0.0:",
-        "                launch(square_sums(grads, sums))",
-        "                launch(clip_norm(sums, clip, grads))",
+        "                launch(square_sums(grads, squares))",
+        "                launch(clip_norm(squares, clip, grads))",
         f"            settings[{RATE}] = rates[k]",
         f"            settings[{TIME}] += 1.0",
-        f"            launch(update(rule, {weights}, settings, grads, params, m, v, sums, norms[k:k + 1]))",
+        f"            launch(update(rule, {weights}, settings, grads, params, m, v, squares, norms[k:k + 1]))",
         "            taken = isfinite(norms[k])",
         "            if not taken:",
         f"                settings[{TIME}] -= 1.0",
@@ -266,6 +272,19 @@ def _train(net: Lowered) -> list[str]:
         "                return k",
         "    return steps",
     ]
+
+
+def _trusted(net: Lowered) -> tuple[list[str], list[str]]:
+    """The calls that spare `update` the gradients of which a bound is known, and the lines of their views."""
+    writer, calls = _Writer(net), []
+    limit = {"float32": "2.0**126", "float64": "2.0**990"}[net.dtype]  # so many blocks still have a sum
+    for node in net.ops:
+        found = [net.names.get((node, word), "") for word in LENGTHS]
+        if all(name in net.buffers for name in found):
+            gradient = net.buffers[net.names[node, "dw"]]
+            first, last = _blocks(gradient.start), (gradient.start + gradient.size) // BLOCK
+            calls.append(f"trust({', '.join(map(writer.operand, found))}, {limit}, squares[{first}:{last}])")
+    return calls, writer.lines
 
 
 def _blocks(size: int) -> int:

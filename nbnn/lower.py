@@ -13,6 +13,7 @@ Every pass takes a `Lowered` and returns a new one; `str` of it shows the stage.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -90,8 +91,12 @@ def _show(c: Call) -> str:
 
 
 def infer(net: Lowered) -> Lowered:
-    """Names and shapes: the graph has found and checked them when it was made."""
-    return net
+    """Names and shapes: the graph has found and checked them when it was made. A picture that is only ever taken for a
+    vector comes as one: so it lies in the data, and so do the weights that it meets."""
+    graph = net.graph
+    if net.lanes == 1 or not all(n.takes_vectors for n in graph.nodes if INPUT in (n.inputs or ())):
+        return net
+    return replace(net, graph=Graph(graph.nodes, input=(math.prod(graph.input),), loss=graph.loss))
 
 
 def choose(net: Lowered) -> Lowered:

@@ -128,6 +128,10 @@ def picture(shape: Shape) -> tuple[int, int, int]:
     return (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
 
 
+# Scratch of these names, (n, 1): what an example adds to the gradient of the op's `w` is no longer than their product.
+LENGTHS = ("length_x", "length_dy")
+
+
 @dataclass(frozen=True)
 class Op:
     """The base of every op: a name and the names of its inputs, both optional."""
@@ -138,6 +142,7 @@ class Op:
     several: ClassVar[bool] = False  # takes two or more inputs
     passes: ClassVar[bool] = False  # outside training its output is its input
     merged: ClassVar[bool] = False  # so it is in training
+    takes_vectors: ClassVar[bool] = False  # a picture is to it the vector (channel, row, column)
     dense_input: ClassVar[bool] = (
         False  # reads its input one number at a time, so the input needs no room behind its channels
     )

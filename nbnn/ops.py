@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nbnn.op import (
+    LENGTHS,
     MAX_SIZE,
     Array,
     Call,
@@ -54,6 +55,7 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
 
 NARROW = 8  # channels that leave half of the widest register empty
 PLANES = 4  # channels of pictures that an affine reads plane by plane
+LARGE = 1 << 11  # weights of an affine that are sure to hold a whole block of `update`
 LEAST_ROWS = 48  # a few tiles of 8 or of 6 rows, which read the same panel of the weights
 INITS = ("he", "xavier", "normal", "zeros", "dirac")
 
@@ -208,6 +210,7 @@ class Affine(_Weighted):
     units: int
 
     label: ClassVar[str] = "affine"
+    takes_vectors: ClassVar[bool] = True
 
     def check(self) -> None:
         super().check()
@@ -232,18 +235,28 @@ class Affine(_Weighted):
         found = {"turned": Array((height * width, self.units, channels)), **self.bias_scratch(self.units)}
         if height * width > 1:
             found["ordered"] = Array((height, width, channels, self.units))
+        if self._large(*shapes):
+            found |= {name: Array(("n", 1)) for name in LENGTHS}
         return found
 
     def multiply_adds(self, *shapes: Shape) -> int:
         return math.prod(shapes[0]) * self.units
 
     def forward(self, *shapes: Shape) -> list[Call]:
+        length = [call("lengths", "x", LENGTHS[0])] if self._large(*shapes) else []
+        return [*length, *self.inference(*shapes)]
+
+    def inference(self, *shapes: Shape) -> list[Call]:
         last = ("b", rows("y"))
         if self._vector(*shapes):
             return [call("affine_forward", "x", Form("places", "w"), *last, least=LEAST_ROWS)]
         if shapes[0][0] <= PLANES:
             return [call("affine_forward", Form("planes", "x"), "w", *last, least=LEAST_ROWS)]
         return [self._order(), call("affine_forward", "x", "ordered", *last, least=LEAST_ROWS)]
+
+    def _large(self, *shapes: Shape) -> bool:
+        """Whether weights are worth a bound: it spares `update` the blocks that lie wholly in them."""
+        return math.prod(shapes[0]) * self.units >= LARGE
 
     @staticmethod
     def _vector(*shapes: Shape) -> bool:
@@ -257,7 +270,8 @@ class Affine(_Weighted):
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
         calls = [call("affine_backward_weights", "x", rows("dy"), math.prod(shapes[0]), Form("places", "dw"))]
-        return calls + ([call("add_slots", rows("dy"), "db")] if self.bias else [])
+        calls += [call("add_slots", rows("dy"), "db")] if self.bias else []
+        return [*([call("lengths", "dy", LENGTHS[1])] if self._large(*shapes) else []), *calls]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
         data = call("affine_backward_data", rows("dy"), "turned", "dx", least=LEAST_ROWS)
@@ -625,6 +639,7 @@ class Flatten(Op):
     """y[n, (c*H + i)*W + j] = x[n, c, i, j]"""
 
     label: ClassVar[str] = "flatten"
+    takes_vectors: ClassVar[bool] = True
 
     def shape(self, *shapes: Shape) -> Shape:
         return (math.prod(shapes[0]),)

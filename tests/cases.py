@@ -857,7 +857,25 @@ def _sums(make: Maker) -> np.ndarray:
 
 
 def _l2(size: int) -> Callable[[Maker], tuple]:
-    return lambda make: (make.grad(size), 0.3, make.grad(size), make.doubles(-(-size // BLOCK)))
+    blocks = -(-size // BLOCK)
+    return lambda make: (make.grad(size), 0.3, make.grad(size), make.doubles(blocks), np.full(blocks, -1.0))
+
+
+def trust(label: str, examples: int, largest: float = 1e30, bad: float | None = None) -> Case:
+    def build(make: Maker) -> tuple:
+        x, dy = np.abs(make.value(examples, 1)), np.abs(make.value(examples, 1))
+        if bad is not None:
+            dy[-1] = bad
+        return x, dy, largest, np.full(3, -1.0)
+
+    return Case("trust", label, build)
+
+
+def lengths(label: str, n: int, shape: tuple[int, int, int], dense: bool = False) -> Case:
+    def build(make: Maker) -> tuple:
+        return make.dense(n, *shape) if dense else make.value(n, *shape), make.out(n, 1)
+
+    return Case("lengths", label, build)
 
 
 UPDATE = [
@@ -870,6 +888,14 @@ UPDATE = [
     Case("add_l2", "blocks and a bit", _l2(2 * BLOCK + 16)),
     Case("add_l2", "one register", _l2(16)),
     Case("add_l2", "no weights", _l2(0)),
+    trust("a bound that is small enough", 5),
+    trust("a bound that is too large", 5, largest=1e-6),
+    trust("a length that is a NaN", 5, bad=np.nan),
+    trust("a length that is infinite", 5, bad=np.inf),
+    lengths("vectors", 3, (1, 1, 100)),
+    lengths("pictures with room behind the channels", 3, (4, 5, 17)),
+    lengths("dense pictures", 3, (4, 5, 3), dense=True),
+    lengths("four registers and a bit, dense", 2, (1, 1, 4 * 16 + 21), dense=True),
     Case("square_sums", "blocks and a bit", lambda make: (make.grad(2 * BLOCK + 16), make.doubles(3))),
     Case("square_sums", "one block", lambda make: (make.grad(BLOCK), make.doubles(1))),
     Case("clip_norm", "longer than allowed", lambda make: (_sums(make), 0.5, make.grad(2 * BLOCK + 16))),
@@ -938,6 +964,8 @@ MOVES = [
     *(gather(dtype, "vectors", (17, 1, 1), vectors=True) for dtype in CODES),
     gather("uint8", "into a frame", (3, 4, 5), halo=2),
     gather("float32", "into dense pictures", (3, 5, 4), dense=True),
+    *(gather(dtype, "into dense pictures of one channel", (1, 3, 37), dense=True) for dtype in CODES),
+    *(gather(dtype, "vectors of some registers", (53, 1, 1), vectors=True) for dtype in CODES),
     Case(
         "gather_labels",
         "in any order, some twice",

@@ -154,6 +154,7 @@ def update(draw: Any) -> list[Case]:
         *(cases.step(rule, label, size, weights) for rule in RULES),
         Case("add_l2", label, cases._l2(weights)),
         Case("square_sums", label, lambda make: (make.grad(size), make.doubles(sums))),
+        cases.trust(label, sums),
         Case("forget", label, lambda make: (make.doubles(sums),)),
         Case("clip_norm", label, lambda make: (make.rng.uniform(1, 2, sums), 0.5, make.grad(size))),
     ]
@@ -204,6 +205,8 @@ def move(draw: Any) -> list[Case]:
             ("add_slots", slots),
             ("copy_rows", copy_rows),
             ("copy_channels", piece),
+            ("lengths", lambda make: (make.value(*shape), make.out(n, 1))),
+            ("lengths", lambda make: (make.dense(*shape), make.out(n, 1))),
             ("copy", lambda make: (make.grad(*shape), make.grad_out(*shape, halo=halos[0]))),
             ("clear_frame", lambda make: (halos[0], make.value(*shape))),
             ("turn", lambda make: (make.grad(n, rows, channels), make.grad_out(n, channels, rows))),
@@ -384,11 +387,12 @@ def moved_behind(case: Case, args: tuple) -> tuple[tuple, int]:
             not isinstance(a, np.ndarray)
             or name in ("settings", "norm")
             or (case.kernel, name) == ("clip_norm", "sums")
+            or (case.kernel == "trust" and name != "sums")  # it reads a number of every example
         ):
             return a
-        return _behind(a, blocks if name == "sums" else FAR)
+        return _behind(a, blocks if name in BY_BLOCK else FAR)
 
-    return tuple(map(one, names, args)), blocks if KERNELS[case.kernel].each == "sums" else FAR
+    return tuple(map(one, names, args)), blocks if KERNELS[case.kernel].each in BY_BLOCK else FAR
 
 
 def _behind(a: np.ndarray, before: int) -> np.ndarray:
@@ -399,8 +403,9 @@ def _behind(a: np.ndarray, before: int) -> np.ndarray:
     return found
 
 
+BY_BLOCK = ("sums", "of_w")
 FLAT = (
-    *("gather", "gather_labels", "update", "add_l2", "square_sums", "forget", "clip_norm"),
+    *("gather", "gather_labels", "update", "add_l2", "square_sums", "forget", "trust", "clip_norm"),
     *("running_statistics", "batch_gradients"),
 )
 

@@ -95,6 +95,31 @@ def test_a_gradient_whose_square_overflows_would_spoil_the_memory_of_adam():
         model.train_steps(np.full((3, 1), 1e10), np.full((3, 1), 1e12))
 
 
+WIDE = Graph([Affine(64, init="zeros"), Affine(1, name="last")], input=(64,), loss="mse")
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    ("size", "targets", "fine"),
+    [
+        (1.0, (1.0, 2.0), True),  # the bound says so
+        (1e12, (1e12, -1e12), True),  # it does not, but examples cancel
+        (1e15, (1e10, 1e10), False),  # lengths are finite, their product is too large
+        (1e25, (1.0, 1.0), False),  # a length is not finite
+    ],
+)
+def test_what_a_bound_spares_is_looked_at_where_the_bound_is_too_large(backend, size, targets, fine):
+    model = nbnn.compile(WIDE, backend=backend)
+    assert "launch(trust(affine1_length_x" in model.source()
+    model.params["last.w"] = np.ones((64, 1))
+    x, y = np.full((2, 64), size, np.float32), np.array(targets, np.float32)[:, None]
+    before = model.params["affine1.w"].copy()
+    losses = model.train_steps(x, y, update_rule="sgd", on_nan="skip", indices=np.array([[0, 1]]))
+    assert np.isfinite(losses).tolist() == [fine]
+    assert fine or np.array_equal(model.params["affine1.w"], before)
+    assert np.isfinite(model.params["affine1.w"]).all()
+
+
 def solver_of(on_nan, **options):
     x, y = examples(60)
     data = {"X_train": x, "y_train": y, "X_val": x[20:], "y_val": y[20:]}

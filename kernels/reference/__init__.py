@@ -31,6 +31,7 @@ from nbnn.kernels.reference.arrays import (
     expand_groups,
     flatten_backward,
     flatten_forward,
+    lengths,
     turn,
 )
 from nbnn.kernels.reference.augment import augment
@@ -66,7 +67,7 @@ from nbnn.kernels.reference.pool import (
     max_pool_backward_apart,
     max_pool_forward,
 )
-from nbnn.kernels.reference.update import add_l2, clip_norm, forget, square_sums, update
+from nbnn.kernels.reference.update import add_l2, clip_norm, forget, square_sums, trust, update
 from nbnn.kernels.reference.winograd import conv_backward_weights_winograd, conv_forward_winograd, winograd_weights
 
 __all__ = [
@@ -111,6 +112,7 @@ __all__ = [
     "group_statistics",
     "leaky_relu_backward",
     "leaky_relu_forward",
+    "lengths",
     "max_pool_backward",
     "max_pool_backward_apart",
     "max_pool_forward",
@@ -132,6 +134,7 @@ __all__ = [
     "svm_loss",
     "tanh_backward",
     "tanh_forward",
+    "trust",
     "turn",
     "update",
     "winograd_weights",

@@ -1,5 +1,7 @@
 """Moves and sums that several ops share."""
 
+import numpy as np
+
 
 def copy_rows(w, y):
     """y[h, v, c, m] = w[h, v, c, m]."""
@@ -65,3 +67,8 @@ def collect_groups(dense, groups, dw):
     """The blocks on the diagonal, taken back out."""
     for small, large in _blocks(dw, dense, groups):
         small[...] = large
+
+
+def lengths(x, y):
+    """y[n, 0] = the length of x[n] as a vector."""
+    y[:, 0] = np.sqrt((x * x).sum((1, 2, 3)))

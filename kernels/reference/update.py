@@ -21,10 +21,12 @@ def _block_sums(values):
     return [values[start : start + BLOCK].sum() for start in range(0, len(values), BLOCK)]
 
 
-def add_l2(w, reg, dw, sums):
-    """dw += reg * w, and sums[block] = sum of w**2 over a block."""
+def add_l2(w, reg, dw, of_w, sums):
+    """dw += reg * w, of_w[block] = sum of w**2 over a block, sums[block] = sum of dw**2 over a whole block."""
     dw += reg * w
-    sums[...] = _block_sums(w * w)
+    of_w[...] = _block_sums(w * w)
+    whole = len(w) // BLOCK
+    sums[:whole] = _block_sums(dw * dw)[:whole]
 
 
 def square_sums(dw, sums):
@@ -35,6 +37,13 @@ def square_sums(dw, sums):
 def forget(sums):
     """sums[block] = -1: no sum is known."""
     sums[...] = -1.0
+
+
+def trust(x, dy, largest, sums):
+    """Count blocks as known where the square of the sum of x[n, 0] * dy[n, 0] over the examples is below `largest`."""
+    square = float(np.dot(x[:, 0].astype(np.float64), dy[:, 0].astype(np.float64))) ** 2
+    if square < largest:
+        sums[...] = square
 
 
 def clip_norm(sums, largest, dw):
