@@ -67,13 +67,6 @@ def square_sums(dw: Array1, sums: Doubles, first: int, last: int):
         sums[block] = block_of_squares(dw, block)
 
 
-@kernel(each="sums")
-def forget(sums: Doubles, first: int, last: int):
-    """sums[block] = -1: no sum is known."""
-    for block in range(first, last):
-        sums[block] = -1.0
-
-
 @kernel(each="sums", whole=False)
 def trust(x: Array2, dy: Array2, largest: float, sums: Doubles, first: int, last: int):
     """Count blocks as known that hold the gradient of affine weights, where x[n, 0] and dy[n, 0] are the lengths of the

@@ -71,7 +71,7 @@ def profiled_text(net: Lowered) -> tuple[str, list[str]]:
 def _kernels(net: Lowered) -> list[str]:
     """The names of all kernels that the step calls."""
     found = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
-    always = {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "forget", "clip_norm", "update"}
+    always = {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"}
     always |= {"copy"} if net.sizes["state"] else set()
     always |= {"trust"} if "lengths" in found else set()
     return sorted(found | always)
@@ -249,7 +249,7 @@ def _train(net: Lowered) -> list[str]:
         "    for k in range(steps):",
         *keep,
         *_wrap("gradients(", words, ")", 8),
-        "        launch(forget(squares))",
+        "        squares[:] = -1.0  # no sum is known",
         "        if reg != 0.0:  # the loss gains 0.5 * reg * sum(w * w) over the weights",
         f"            launch(add_l2(params[:{weights}], reg, grads[:{weights}], of_weights, squares))",
         "            launch(add_total(of_weights, 0.5 * reg, out[k:k + 1]))",

@@ -148,7 +148,9 @@ class Planner:
         parts: list[Part | int] = []
         for stretch in stretches:
             several = len(stretch.parts) > 1
-            parts += [max(stretch.least, IN_CACHE // max(stretch.bytes, 1)) if several else 0, *stretch.parts]
+            grain = max(self.kernels[c.kernel].grain for _, c in stretch.parts)
+            fitting = IN_CACHE // max(stretch.bytes, 1) // grain * grain  # whole tiles, or some would be half empty
+            parts += [max(stretch.least, fitting) if several else 0, *stretch.parts]
         return tuple(parts)
 
     def bytes(self, names: Iterable[str]) -> int:

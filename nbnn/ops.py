@@ -55,7 +55,7 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
 
 NARROW = 8  # channels that leave half of the widest register empty
 PLANES = 4  # channels of pictures that an affine reads plane by plane
-LARGE = 1 << 11  # weights of an affine that are sure to hold a whole block of `update`
+LARGE = 64  # weights of an affine for each of its inputs and units, from which their gradient is not looked at
 LEAST_ROWS = 48  # a few tiles of 8 or of 6 rows, which read the same panel of the weights
 INITS = ("he", "xavier", "normal", "zeros", "dirac")
 
@@ -255,8 +255,10 @@ class Affine(_Weighted):
         return [self._order(), call("affine_forward", "x", "ordered", *last, least=LEAST_ROWS)]
 
     def _large(self, *shapes: Shape) -> bool:
-        """Whether weights are worth a bound: it spares `update` the blocks that lie wholly in them."""
-        return math.prod(shapes[0]) * self.units >= LARGE
+        """Whether there are many more weights than numbers of an example on both sides, so that a bound is worth its
+        while: it spares `update` the blocks of memory that hold nothing else."""
+        features = math.prod(shapes[0])
+        return features * self.units >= LARGE * (features + self.units)
 
     @staticmethod
     def _vector(*shapes: Shape) -> bool:

@@ -884,7 +884,6 @@ UPDATE = [
     *(step(rule, "a NaN in the gradient ends the step", 64, 32, bad=19) for rule in RULES),
     *(step(rule, "a NaN where the sums are said to be known", 64, 32, bad=19, known=0.5) for rule in RULES),
     step("adam", "known sums that are infinite", 2 * BLOCK + 48, BLOCK + 16, known=np.inf),
-    Case("forget", "three sums", lambda make: (make.doubles(3),)),
     Case("add_l2", "blocks and a bit", _l2(2 * BLOCK + 16)),
     Case("add_l2", "one register", _l2(16)),
     Case("add_l2", "no weights", _l2(0)),

@@ -48,8 +48,8 @@ def shown(nodes, shape, function="gradients", **options):
 def test_a_net_that_mixes_no_examples_is_one_launch_to_the_first_gradient():
     found = shown([Conv(6, 5), ReLU(), MaxPool(2), Affine(10)], (1, 28, 28))
     assert found[:2] == ["copy_rows", "turn"]  # what weights become comes first
-    assert found[2].startswith("deep(5); gather; conv_forward; max_pool_forward; lengths; deep")
-    assert found[2].endswith("softmax_loss; lengths; deep(n); affine_backward_data; deep(n); max_pool_backward_apart")
+    assert found[2].startswith("deep(5); gather; conv_forward; max_pool_forward; deep")
+    assert found[2].endswith("softmax_loss; deep(n); affine_backward_data; deep(n); max_pool_backward_apart")
     assert found[3:] == ["affine_backward_weights", "add_slots", "conv_backward_weights", "add_slots", "add_slots"]
 
 

@@ -155,7 +155,6 @@ def update(draw: Any) -> list[Case]:
         Case("add_l2", label, cases._l2(weights)),
         Case("square_sums", label, lambda make: (make.grad(size), make.doubles(sums))),
         cases.trust(label, sums),
-        Case("forget", label, lambda make: (make.doubles(sums),)),
         Case("clip_norm", label, lambda make: (make.rng.uniform(1, 2, sums), 0.5, make.grad(size))),
     ]
 
@@ -405,7 +404,7 @@ def _behind(a: np.ndarray, before: int) -> np.ndarray:
 
 BY_BLOCK = ("sums", "of_w")
 FLAT = (
-    *("gather", "gather_labels", "update", "add_l2", "square_sums", "forget", "trust", "clip_norm"),
+    *("gather", "gather_labels", "update", "add_l2", "square_sums", "trust", "clip_norm"),
     *("running_statistics", "batch_gradients"),
 )
 

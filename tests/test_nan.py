@@ -95,7 +95,7 @@ def test_a_gradient_whose_square_overflows_would_spoil_the_memory_of_adam():
         model.train_steps(np.full((3, 1), 1e10), np.full((3, 1), 1e12))
 
 
-WIDE = Graph([Affine(64, init="zeros"), Affine(1, name="last")], input=(64,), loss="mse")
+WIDE = Graph([Affine(128, init="zeros"), Affine(1, name="last")], input=(128,), loss="mse")
 
 
 @BACKENDS
@@ -111,8 +111,8 @@ WIDE = Graph([Affine(64, init="zeros"), Affine(1, name="last")], input=(64,), lo
 def test_what_a_bound_spares_is_looked_at_where_the_bound_is_too_large(backend, size, targets, fine):
     model = nbnn.compile(WIDE, backend=backend)
     assert "launch(trust(affine1_length_x" in model.source()
-    model.params["last.w"] = np.ones((64, 1))
-    x, y = np.full((2, 64), size, np.float32), np.array(targets, np.float32)[:, None]
+    model.params["last.w"] = np.ones((128, 1))
+    x, y = np.full((2, 128), size, np.float32), np.array(targets, np.float32)[:, None]
     before = model.params["affine1.w"].copy()
     losses = model.train_steps(x, y, update_rule="sgd", on_nan="skip", indices=np.array([[0, 1]]))
     assert np.isfinite(losses).tolist() == [fine]

@@ -67,7 +67,7 @@ from nbnn.kernels.reference.pool import (
     max_pool_backward_apart,
     max_pool_forward,
 )
-from nbnn.kernels.reference.update import add_l2, clip_norm, forget, square_sums, trust, update
+from nbnn.kernels.reference.update import add_l2, clip_norm, square_sums, trust, update
 from nbnn.kernels.reference.winograd import conv_backward_weights_winograd, conv_forward_winograd, winograd_weights
 
 __all__ = [
@@ -101,7 +101,6 @@ __all__ = [
     "expand_groups",
     "flatten_backward",
     "flatten_forward",
-    "forget",
     "gather",
     "gather_labels",
     "gelu_backward",

@@ -34,11 +34,6 @@ def square_sums(dw, sums):
     sums[...] = _block_sums(dw * dw)
 
 
-def forget(sums):
-    """sums[block] = -1: no sum is known."""
-    sums[...] = -1.0
-
-
 def trust(x, dy, largest, sums):
     """Count blocks as known where the square of the sum of x[n, 0] * dy[n, 0] over the examples is below `largest`."""
     square = float(np.dot(x[:, 0].astype(np.float64), dy[:, 0].astype(np.float64))) ** 2
