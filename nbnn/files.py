@@ -56,13 +56,17 @@ def save(model: Model, path: Any) -> None:
         "steps": str(model.steps_taken),
     }
     header["checksum"] = checksum(header, arrays)
-    content = to_bytes(arrays, metadata=header)
+    write(target, to_bytes(arrays, metadata=header))
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
+    """Write a file of a model whole, or leave what was there."""
     try:
-        cache.write_atomically(target, content, private=False)
+        cache.write_atomically(path, content, private=False)
     except OSError as problem:
         raise OSError(
             problem.errno,
-            f"{target} could not be written ({problem.strerror}); the model is still in memory, "
+            f"{path} could not be written ({problem.strerror}); the model is still in memory, "
             "and an older file of that name is as it was",
         ) from None
 

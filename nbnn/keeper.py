@@ -23,7 +23,7 @@ SAME = (
     *("update_rule", "optim_config", "lr_decay", "batch_size", "num_epochs", "num_train_samples", "num_val_samples"),
     *("schedule", "clip", "reg", "sampling", "seed", "on_nan"),
 )
-PARTS = ("weights", "best", "rule", "history")  # of a checkpoint's arrays
+KINDS = ("weights", "best", "rule", "history")  # of a checkpoint's arrays
 
 
 class Keeper:
@@ -159,7 +159,7 @@ class Keeper:
             "counts": solver.trainee.counts(),
             "callbacks": [_state_of(c) for c in self._with_state()],
         }
-        named = {f"{part}/{name}": value for part in PARTS for name, value in arrays[part].items()}
+        named = {f"{kind}/{name}": value for kind in KINDS for name, value in arrays[kind].items()}
         return Checkpoint(self._about(), position, named)
 
     def _read(self, path: pathlib.Path, force: bool) -> Checkpoint:
@@ -216,10 +216,10 @@ class Keeper:
 
     def _go_on(self, checkpoint: Checkpoint, force: bool) -> None:
         solver, position = self.solver, checkpoint.position
-        parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}
+        parts: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
         for name, value in checkpoint.arrays.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = value
+            kind, _, rest = name.partition("/")
+            parts[kind][rest] = value
         memory, counts = solver.trainee.memory(), position["counts"]
         settings = checkpoint.about.get("settings")
         same = isinstance(settings, dict) and settings.get("update_rule") == solver.update_rule

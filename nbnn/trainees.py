@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from nbnn import cache, inputs, rules
+from nbnn import files, inputs, rules
 from nbnn.model import Model
 
 PARTS = (("X_train", "y_train"), ("X_val", "y_val"))
@@ -262,4 +262,4 @@ def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     from safetensors.numpy import save
 
     dense = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    cache.write_atomically(path, save(dense), private=False)
+    files.write(path, save(dense))

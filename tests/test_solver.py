@@ -1,5 +1,6 @@
 """The Solver: the course's semantics to the letter, schedules, Ctrl-C, and models that are not ours."""
 
+import errno
 import re
 import signal
 import subprocess
@@ -174,6 +175,18 @@ def test_checkpoints_are_written_at_each_measurement(digits, tmp_path):
     from safetensors.numpy import load_file
 
     assert set(load_file(tmp_path / "plain_epoch_1.safetensors")) == {"W1", "b1"}
+
+
+@pytest.mark.parametrize("model", [None, Course], ids=["compiled", "a student's"])
+def test_a_disk_that_is_full_at_a_measurement_is_told_in_a_sentence(digits, tmp_path, monkeypatch, model):
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    solver, _ = solver_of(digits, *([model()] if model else []), checkpoint_name=str(tmp_path / "run"))
+    monkeypatch.setattr("nbnn.files.cache.write_atomically", full)
+    with pytest.raises(OSError, match=r"run_epoch_0\.safetensors could not be written \(No space left") as caught:
+        solver.train()
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_loss_that_does_not_classify_is_measured_by_its_loss():
