@@ -15,7 +15,7 @@ import sys
 
 from llvmlite import binding
 
-from nbnn import cache
+from nbnn import cache, compiling
 from nbnn.kernels.jit import address_of
 
 SHARE = 8  # bodies for which a helper is worth the second that it takes to start
@@ -28,7 +28,7 @@ _helpers: list = []
 def cell_of(kernel, dtype):
     """The name of the cell of a body, by which LLVM finds it."""
     name = f"nbnn.{kernel.name}.{dtype}"
-    with cache.one_at_a_time():
+    with compiling.one_at_a_time():
         if name not in _cells:
             _cells[name] = ctypes.c_void_p()
             binding.add_symbol(name, ctypes.addressof(_cells[name]))
@@ -42,8 +42,8 @@ def _hardest_first(bodies):
 
 def send_for_help():
     """Start helpers for the bodies that are waited for and not on disk: one for every `SHARE`, as far as cores go."""
-    with cache.one_at_a_time():
-        missing = [one for one in _waiting if not cache.is_kept(f"{one[0].name}.{one[1]}")]
+    with compiling.one_at_a_time():
+        missing = [one for one in _waiting if not compiling.is_kept(f"{one[0].name}.{one[1]}")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = min(cores - 1, len(missing) // SHARE) if sys.executable else 0
     words = [f"{kernel.name}.{dtype}" for kernel, dtype in _hardest_first(missing)]
@@ -74,13 +74,13 @@ def help_with(words):
     if words[0] == cache.fingerprint():
         for word in words[1:]:
             name, dtype = word.split(".")
-            if not cache.is_kept(word):
+            if not compiling.is_kept(word):
                 names()[name].body(dtype, wait=False)
 
 
 def supply():
     """Fill the cells of all bodies that are waited for."""
-    with cache.one_at_a_time():
+    with compiling.one_at_a_time():
         later = [one for one in _hardest_first(_waiting) if one[0].body(one[1], wait=False) is None]
         for kernel, dtype in later:
             kernel.body(dtype)

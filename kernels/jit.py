@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core.extending import intrinsic
 
-from nbnn import cache
+from nbnn import compiling
 
 # Never nnan or ninf: a NaN must survive. And not reassoc: Numba lays these flags on every instruction of a kernel, and
 # the order of additions is ours; exp even rounds by adding and subtracting a constant, which reassoc would cancel.
@@ -83,9 +83,9 @@ def compiled_for(kinds, function, name, wait=True, **options):
     """The function for arguments of these types: compiled now, or read from disk where it is kept under that name.
     Without `wait`, None where another process is at it."""
     try:
-        with cache.numba_folder(name, wait=wait):
+        with compiling.numba_folder(name, wait=wait):
             return njit(types.void(*kinds), cache=True, **OPTIONS, **options)(function)
-    except cache.Busy:
+    except compiling.Busy:
         return None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from nbnn import inputs, rules
 from nbnn.arrays import Arrays, arena, people_view
-from nbnn.cache import Lock
+from nbnn.compiling import Lock
 from nbnn.graph import Graph
 from nbnn.initial import initial_values
 from nbnn.kernels.constants import BLOCK

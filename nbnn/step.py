@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from nbnn import cache, forks
+from nbnn import compiling, forks
 from nbnn.kernels.constants import CODES
 
-_one_at_a_time = cache.Lock()  # for threading layers that cannot launch from two threads at once
+_one_at_a_time = compiling.Lock()  # for threading layers that cannot launch from two threads at once
 
 
 def cores() -> int:
@@ -42,7 +42,7 @@ class Step:
     def compile(self, name: str, args: tuple) -> Any:
         """The function, compiled for arguments of these types."""
         if name not in self._ready:
-            with cache.one_at_a_time():
+            with compiling.one_at_a_time():
                 if name not in self._ready:
                     self._ready[name] = self._compile(name, args)
         return self._ready[name]
@@ -51,12 +51,12 @@ class Step:
         if self._module is None:
             if self.jitted and _jit_is_off():
                 raise RuntimeError('NUMBA_DISABLE_JIT is set, so nothing can be compiled; use backend="numpy" instead')
-            self._module = cache.import_text(self.source, jitted=self.jitted)
+            self._module = compiling.import_text(self.source, jitted=self.jitted)
         function = getattr(self._module, name)
         if self.jitted:
             from nbnn.kernels.bodies import supply
 
-            with cache.numba_folder(self._module.__name__):
+            with compiling.numba_folder(self._module.__name__):
                 for one in vars(self._module).values():
                     if hasattr(one, "enable_caching"):  # in the folder of this moment; and one may compile another
                         one.enable_caching()

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from nbnn import cache
+from nbnn import cache, compiling
 
 NET = """
     import numpy as np, nbnn, os, sys
@@ -34,7 +34,7 @@ def test_helpers_compile_a_part_and_the_next_process_compiles_nothing(tmp_path):
         compiled = []
         whole = jit.compiled_for
         def watched(kinds, function, name, wait=True, **options):
-            before = nbnn.cache.is_kept(name)
+            before = nbnn.compiling.is_kept(name)
             found = whole(kinds, function, name, wait, **options)
             compiled.extend([name] if found is not None and not before else [])
             return found
@@ -71,7 +71,7 @@ def test_without_helpers_one_process_does_it_all(broken, tmp_path):
 def test_a_helper_of_another_state_of_the_code_does_nothing(tmp_path):
     code = """
         bodies.help_with(["another", "relu_forward.float32"])
-        print(nbnn.cache.is_kept("relu_forward.float32"))
+        print(nbnn.compiling.is_kept("relu_forward.float32"))
     """
     assert run(code, tmp_path) == ["False"]
 
@@ -102,7 +102,7 @@ def test_numba_s_settings_are_as_before_when_a_block_ends():
     from numba.core import config
 
     before = config.CACHE_DIR, config.OPT
-    with cache.numba_folder("settings"):
+    with compiling.numba_folder("settings"):
         assert pathlib.Path(config.CACHE_DIR) == cache.folder(cache.fingerprint()) / "numba" / "settings"
         assert config.OPT == cache.OPTIMISATION and not gc.isenabled()
     assert before == (config.CACHE_DIR, config.OPT) and gc.isenabled()

@@ -169,12 +169,12 @@ def test_fast_pool_is_the_naive_one_ties_and_all(shape, tall, wide, stride, dtyp
 
 def test_fast_layers_compile_nothing_for_a_new_shape(monkeypatch):
     conv_backward_fast(*conv_forward_fast(drawn(1, 9, 4, 4), drawn(2, 9, 3, 3), drawn(2), {"stride": 1, "pad": 1}))
-    from nbnn import cache, step
+    from nbnn import compiling, step
 
     def refuse(*args, **kwargs):
         raise AssertionError("something is compiled")
 
-    monkeypatch.setattr(cache, "numba_folder", refuse)
+    monkeypatch.setattr(compiling, "numba_folder", refuse)
     monkeypatch.setattr(step.Step, "kinds", refuse)
     for side in range(5, 15):
         x, w = drawn(2, 9 + side, side, side), drawn(side, 9 + side, 3, 3)

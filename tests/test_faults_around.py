@@ -32,6 +32,7 @@ from test_readers import Runs, hostile
 import nbnn
 from nbnn import Affine, BatchNorm, Conv, Dropout, Graph, GraphError, MaxPool, ReLU, Solver, cache, formats, kernels
 from nbnn.codegen import _kernels
+from nbnn.compiling import import_text, numba_folder
 from nbnn.files import FileError
 from nbnn.kernels import launch
 from nbnn.kernels.jit import OPTIONS
@@ -322,7 +323,7 @@ def test_fault_33_whatever_compiled_code_depends_on_is_in_the_name_of_its_folder
         names.add(cache.fingerprint.__wrapped__())
     assert len(names) == 1 + len(files) + 3
     monkeypatch.setattr(cache, "folder", lambda name: tmp_path)
-    assert [cache.import_text(f"answer = {k}\n", jitted=False).answer for k in (1, 2, 1)] == [1, 2, 1]
+    assert [import_text(f"answer = {k}\n", jitted=False).answer for k in (1, 2, 1)] == [1, 2, 1]
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
@@ -332,7 +333,7 @@ def test_fault_34_a_cut_file_of_the_cache_is_a_missing_one(tmp_path, monkeypatch
 
     def doubled():
         found = {}
-        with cache.numba_folder("test"):
+        with numba_folder("test"):
             exec(compile(FUNCTION, str(tmp_path / "function.py"), "exec"), found)
         return found["double"]
 

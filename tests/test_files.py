@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save as as_safetensors
 
 import nbnn
-from nbnn import Affine, BatchNorm, Conv, Dropout, Graph, MaxPool, ReLU, Softmax, cache, files, step
+from nbnn import Affine, BatchNorm, Conv, Dropout, Graph, MaxPool, ReLU, Softmax, cache, compiling, files, step
 from nbnn.files import FileError
 
 GRAPH = Graph(
@@ -539,14 +539,14 @@ def test_the_cache_folder_is_private(tmp_path, monkeypatch):
 def test_a_source_changed_by_hand_is_written_again(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "folder", lambda name: tmp_path)
     text = "answer = 42\n"
-    assert cache.import_text(text, jitted=False).answer == 42
+    assert compiling.import_text(text, jitted=False).answer == 42
     (path,) = tmp_path.glob("step_*.py")
     for other in ("answer = 0\n", "", "answer = 42\nraise SystemExit\n"):
         path.write_text(other)
-        assert cache.import_text(text, jitted=False).answer == 42
+        assert compiling.import_text(text, jitted=False).answer == 42
         assert path.read_text() == text
     path.unlink()
-    assert cache.import_text(text, jitted=False).answer == 42
+    assert compiling.import_text(text, jitted=False).answer == 42
 
 
 def test_a_compiled_step_changed_by_hand_is_compiled_again(tmp_path, monkeypatch):

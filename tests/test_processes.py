@@ -191,9 +191,9 @@ def test_two_dtypes_at_once_do_not_take_each_other_s_code(tmp_path):
 HOLDER = """
     import sys, time
     from numba.core import event
-    from nbnn import cache
+    from nbnn import compiling
     from nbnn.kernels import names
-    cache.BEAT = 0.1
+    compiling.BEAT = 0.1
     class Stuck(event.Listener):
         def on_start(self, what):
             if what.data["name"].startswith("native_lowering "):
@@ -210,9 +210,9 @@ HOLDER = """
 WAITER = """
     import time, warnings
     import numpy as np
-    from nbnn import cache
+    from nbnn import compiling
     from nbnn.kernels import names
-    cache.BEAT, cache.PATIENCE = 0.1, 1.5
+    compiling.BEAT, compiling.PATIENCE = 0.1, 1.5
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 16)).astype("float32")
     y = np.zeros_like(x)
     with warnings.catch_warnings(record=True) as told:
@@ -417,7 +417,7 @@ def test_a_cache_that_is_removed_meanwhile(tmp_path):
 def fresh(monkeypatch, tmp_path):
     """The function `folder`, asked for the first time in this process, about a cache in tmp_path."""
     monkeypatch.setattr(cache, "_warned", [])
-    monkeypatch.setattr(cache, "_own_folder", lambda: tmp_path)
+    monkeypatch.setattr(cache, "own_folder", lambda: tmp_path)
     monkeypatch.setenv("NBNN_CACHE_DIR", str(tmp_path / "cache"))
     return cache.folder.__wrapped__
 
