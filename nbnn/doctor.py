@@ -85,7 +85,7 @@ NETS = {
         loss="svm",
     ),
     "averages": Graph([Conv(4, 1), GlobalAvgPool(), Affine(3)], input=(2, 5, 4), loss="softmax"),
-    "numbers": Graph([Affine(40), GELU(), LayerNorm(), Affine(33), ReLU(), Affine(3)], input=(50,), loss="mse"),
+    "numbers": Graph([Affine(160), GELU(), LayerNorm(), Affine(33), ReLU(), Affine(3)], input=(120,), loss="mse"),
 }
 STEPS, BATCH = 4, 12
 
