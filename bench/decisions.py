@@ -46,7 +46,7 @@ def _rows_in_step(net: lower.Lowered, columns: int) -> int:
 
 @contextlib.contextmanager
 def _loss_alone() -> Iterator[None]:
-    """Nobody looks at the gradient, and all arrays lie where they lie."""
+    """Nobody looks at the gradient. Room for lengths is left, so that all arrays lie where they lay."""
     gradients, train = codegen._gradients, codegen._train
 
     def no_lengths(net: lower.Lowered, **options: Any) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from nbnn.graph import INPUT
 from nbnn.launches import name_of
 from nbnn.memory import Sharing, places, share
-from nbnn.op import Array, Form
+from nbnn.op import LENGTHS, Array, Form
 
 if TYPE_CHECKING:
     from nbnn.lower import Lowered
@@ -141,6 +141,7 @@ def seen(buffer: Buffer, form: Form) -> tuple[tuple, tuple[int, ...], int]:
 def _sharing(net: Lowered) -> Sharing:
     shared = ("value", "gradient", "part", "scratch")
     kept = {n for n, (_, kind) in net.owners.items() if kind not in shared or net.arrays[n].memory[0] == "workers"}
+    kept |= {name for (_, word), name in net.names.items() if word in LENGTHS}  # `train` reads them
     output = net.aliases.get(net.graph.output, net.graph.output)
     return share(net.launches, net.arrays, kept | {INPUT}, ("predict", output))
 

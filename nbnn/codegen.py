@@ -39,7 +39,7 @@ def _head(net: Lowered) -> list[str]:
     note = (
         f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of the "
         "data they are. An activation is an array (example, row, column, channel); "
-        "view(arena, start, shape, strides) counts elements."
+        "view(arena, start, shape, strides) counts elements. A picture that only affine layers read comes as a vector."
     )
     source = "reference" if net.lanes == 1 else net.dtype
     return [
@@ -231,9 +231,8 @@ def _train(net: Lowered) -> list[str]:
         for a in GRADIENTS
     ]
     weights, size = net.decayed, net.sizes["state"]
-    blocks = _blocks(net.sizes["params"])
     trusted, views = _trusted(net)
-    views.append(f"    squares, of_weights = sums[:{blocks}], sums[{blocks}:{blocks + _blocks(weights)}]")
+    views.append(f"    squares, of_weights = sums[0], sums[1, :{_blocks(weights)}]")
     keep, put_back = [], []
     if size:
         row = f"0, (1, 1, 1, {size}), ({size}, {size}, {size}, 1)"
@@ -253,7 +252,7 @@ def _train(net: Lowered) -> list[str]:
         "        if reg != 0.0:  # the loss gains 0.5 * reg * sum(w * w) over the weights",
         f"            launch(add_l2(params[:{weights}], reg, grads[:{weights}], of_weights, squares))",
         "            launch(add_total(of_weights, 0.5 * reg, out[k:k + 1]))",
-        *(["        else:"] if trusted else []),
+        *(["        elif clip == 0.0:"] if trusted else []),
         *(f"            launch({call})" for call in trusted),
         "        taken = isfinite(out[k])",
         "        if taken:",
@@ -277,7 +276,8 @@ def _train(net: Lowered) -> list[str]:
 def _trusted(net: Lowered) -> tuple[list[str], list[str]]:
     """The calls that spare `update` the gradients of which a bound is known, and the lines of their views."""
     writer, calls = _Writer(net), []
-    limit = {"float32": "2.0**126", "float64": "2.0**990"}[net.dtype]  # so many blocks still have a sum
+    # Adam must hold the square of each number, with room for what rounding takes from lengths; and blocks have a sum
+    limit = {"float32": "2.0**126", "float64": "2.0**990"}[net.dtype]
     for node in net.ops:
         found = [net.names.get((node, word), "") for word in LENGTHS]
         if all(name in net.buffers for name in found):

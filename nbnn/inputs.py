@@ -177,8 +177,14 @@ def still_whole(x: Any, name: str) -> None:
         if isinstance(x, np.memmap):
             start = x.offset - x.offset % mmap.ALLOCATIONGRANULARITY  # where NumPy begins a map
         x = x.base.obj if isinstance(x.base, memoryview) else x.base
-    if isinstance(x, mmap.mmap) and x.size() < start + len(x):
+    if not isinstance(x, mmap.mmap):
+        return
+    try:
+        size = x.size()
+    except OSError:  # memory of no file
+        return
+    if size < start + len(x):
         raise ValueError(
             f"{name} is mapped from a file that has become shorter: it needs {start + len(x):,} bytes, and there are "
-            f"{x.size():,}; write the file again, then map it again"
+            f"{size:,}; write the file again, then map it again"
         )

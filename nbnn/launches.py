@@ -150,7 +150,7 @@ class Planner:
             several = len(stretch.parts) > 1
             grain = max(self.kernels[c.kernel].grain for _, c in stretch.parts)
             fitting = IN_CACHE // max(stretch.bytes, 1) // grain * grain  # whole tiles, or some would be half empty
-            parts += [max(stretch.least, fitting) if several else 0, *stretch.parts]
+            parts += [max(stretch.least, grain, fitting) if several else 0, *stretch.parts]
         return tuple(parts)
 
     def bytes(self, names: Iterable[str]) -> int:

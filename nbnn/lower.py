@@ -1,6 +1,6 @@
 """From a graph to a list of kernel calls on planned memory: passes in one tuple, of which any can be the last.
 
-    infer         the graph as it is: nodes and shapes
+    infer         nodes and shapes: those of the graph, but for a picture that is only taken for a vector
     choose        each node's op, or one that does the same by faster kernels; what can be part of another node is
     list_calls    each node's kernel calls, in the node's own words
     route         words become arrays of the whole net: who reads whose output, where gradients meet, who needs none
@@ -92,7 +92,8 @@ def _show(c: Call) -> str:
 
 def infer(net: Lowered) -> Lowered:
     """Names and shapes: the graph has found and checked them when it was made. A picture that is only ever taken for a
-    vector comes as one: so it lies in the data, and so do the weights that it meets."""
+    vector comes as one: so it lies in the data, and so do the weights that it meets. The reference takes the graph at
+    its word."""
     graph = net.graph
     if net.lanes == 1 or not all(n.takes_vectors for n in graph.nodes if INPUT in (n.inputs or ())):
         return net

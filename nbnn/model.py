@@ -500,7 +500,7 @@ class Model:
         clip: float,
         skip: bool,
     ) -> tuple:
-        room = arena(len(self._state), self.dtype), np.zeros(2 * -(-len(self._params) // BLOCK))
+        room = arena(len(self._state), self.dtype), np.zeros((2, -(-len(self._params) // BLOCK)))
         gradients = self._gradient_arguments(threads, x, given, rows.reshape(-1), rows.shape[1], out.losses)
         rule = memory.code, memory.settings, np.asarray(rates, np.float64), float(reg), float(clip), memory.m, memory.v
         return (len(rows), *gradients, *rule, *room, out.norms, int(skip))

@@ -74,6 +74,23 @@ NETS = {
         7,
         "the usual order of ops, an odd side, label smoothing",
     ),
+    "several readers": Net(
+        Graph(
+            [
+                Affine(90, name="whole"),
+                Conv(5, 3, inputs=("input",), name="part"),
+                Affine(70, name="parts"),
+                Concat(inputs=("whole", "parts")),
+                ReLU(),
+                Affine(128),
+                Affine(4),
+            ],
+            input=(3, 9, 8),
+            loss="svm",
+        ),
+        6,
+        "a picture that both an affine and a convolution read; weights whose gradient is bounded",
+    ),
     "residual": Net(
         Graph(
             [

@@ -45,7 +45,7 @@ WIDTH = 120
 
 
 def chain():
-    nodes = [Conv(8, 3, pad=1), BatchNorm(), ReLU(), MaxPool(2), Dropout(0.25), Affine(10)]
+    nodes = [Conv(8, 3, pad=1), BatchNorm(), ReLU(), MaxPool(2), Dropout(0.25), Affine(128)]
     return Graph(nodes, input=(3, 8, 8), loss="softmax")
 
 
@@ -369,7 +369,7 @@ def broken_emit(net):
     ("stage", "broken", "sentence"),
     [
         ("route", broken_route, "after route: input: gather reads 'input', which is no array"),
-        ("plan_buffers", broken_overlap, "after plan_buffers: input and conv1 overlap at 303 of acts"),
+        ("plan_buffers", broken_overlap, "after plan_buffers: affine1_length_dy and conv1 overlap at 335 of acts"),
         ("plan_buffers", broken_size, "after plan_buffers: the arena params of 2544 elements is too small"),
         ("emit", broken_emit, "after emit: pool1: relu_forward reads 'nobody', which is no array"),
     ],

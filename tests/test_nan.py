@@ -120,6 +120,54 @@ def test_what_a_bound_spares_is_looked_at_where_the_bound_is_too_large(backend, 
     assert np.isfinite(model.params["affine1.w"]).all()
 
 
+@BACKENDS
+def test_a_bound_may_be_beyond_all_numbers(backend):
+    model = nbnn.compile(WIDE, backend=backend, dtype="float64")
+    model.params["last.w"] = np.ones((128, 1))
+    refused(model, np.full((2, 128), 1e100), np.full((2, 1), 1e100))
+    x, y = np.full((2, 128), 1e76), np.array([[1e76], [-1e76]])  # the bound's square is beyond 2**990, and they cancel
+    assert np.isfinite(model.train_steps(x, y, update_rule="sgd", on_nan="skip", indices=np.array([[0, 1]]))).all()
+
+
+# Their weights end within a block of `update`, where those of the next node begin.
+EDGES = Graph([Affine(131, init="zeros"), Affine(150, init="zeros"), Affine(1, name="last")], input=(150,), loss="mse")
+
+
+def refused(model, x, y, **options):
+    """Every step on these examples; and nothing of it stays."""
+    before = model.state_dict()
+    losses = model.train_steps(x, y, update_rule="sgd", on_nan="skip", indices=np.array([[0, 1]]), **options)
+    assert np.isnan(losses).all()
+    assert all(np.array_equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@BACKENDS
+def test_a_bound_says_nothing_of_what_begins_in_its_last_block(backend):
+    """The first row of the second weights alone overflows; the bound of the first is 0."""
+    model = nbnn.compile(EDGES, backend=backend)
+    model.params["affine1.b"] = np.eye(1, 131)[0] * 1e12
+    model.params["last.w"] = np.ones((150, 1))
+    refused(model, np.zeros((2, 150)), np.full((2, 1), 1e10))
+
+
+@BACKENDS
+def test_a_bound_says_nothing_of_what_ends_in_its_first_block(backend):
+    """The last row of the first weights alone overflows; the bound of the second is 0."""
+    model = nbnn.compile(EDGES, backend=backend)
+    model.params["affine2.w"] = np.repeat([0.0, 1.0], [64, 67])[:, None] * np.ones(150)
+    model.params["last.w"] = np.ones((150, 1))
+    refused(model, np.eye(1, 150, 149).repeat(2, axis=0) * 1e12, np.full((2, 1), 1e10))
+
+
+@BACKENDS
+@pytest.mark.parametrize(("dtype", "reg"), [("float32", 1e30), ("float64", 1e165)])
+def test_what_l2_adds_is_looked_at(backend, dtype, reg):
+    model = nbnn.compile(WIDE, backend=backend, dtype=dtype)
+    model.params["affine1.w"] = np.full((128, 128), 1e-10)
+    model.params["last.w"] = np.zeros((128, 1))
+    refused(model, np.zeros((2, 128)), np.ones((2, 1)), reg=reg)
+
+
 def solver_of(on_nan, **options):
     x, y = examples(60)
     data = {"X_train": x, "y_train": y, "X_val": x[20:], "y_val": y[20:]}

@@ -36,9 +36,9 @@ def square_sums(dw, sums):
 
 def trust(x, dy, largest, sums):
     """Count blocks as known where the square of the sum of x[n, 0] * dy[n, 0] over the examples is below `largest`."""
-    square = float(np.dot(x[:, 0].astype(np.float64), dy[:, 0].astype(np.float64))) ** 2
-    if square < largest:
-        sums[...] = square
+    bound = np.dot(x[:, 0].astype(np.float64), dy[:, 0].astype(np.float64))
+    if bound * bound < largest:
+        sums[...] = bound * bound
 
 
 def clip_norm(sums, largest, dw):
@@ -96,7 +96,7 @@ _STEPS = dict(zip(RULES, (_sgd, _sgd_momentum, _sgd_nesterov_momentum, _rmsprop,
 
 
 def update(rule, weights, settings, dw, w, m, v, sums, norm):
-    """One step of the rule with that code, and norm[0] = the sum of dw**2; where that is not finite there is no step.
+    """One step of the rule with that code, and norm[0] = the sum of sums; where that is not finite there is no step.
     Sums below 0 are made, others are known. `constants` names the settings in the order in which they are unpacked."""
     if (sums < 0).any():
         sums[...] = np.where(sums < 0, _block_sums(dw * dw), sums)
