@@ -208,7 +208,7 @@ def conv(
         *few,
         Case("conv_forward", label, forward),
         Case("conv_backward_data", label, data),
-        Case("conv_backward_weights", label, weights, size=1.0),  # sums of numbers of that size may cancel
+        Case("conv_backward_weights", label, weights),
     ]
 
 
@@ -312,7 +312,7 @@ def winograd(
     return [
         Case("winograd_weights", label, weights),
         Case("conv_forward_winograd", label, forward),
-        Case("conv_backward_weights_winograd", label, back, size=1.0),
+        Case("conv_backward_weights_winograd", label, back),
     ]
 
 
