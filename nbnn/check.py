@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 # products lose two of them; float64 likewise has 16. Differences of a loss in float64 keep about 8 digits.
 TOLERANCES = {"float32": 2e-4, "float64": 1e-9}
 GRADIENT_TOLERANCE = 1e-5
-STEP = 1e-6  # of a difference
+STEP = 1e-6  # of a difference: so short that it seldom steps over the kink of a relu
+LONG_STEPS = (1e-4, 1e-3)  # of differences that see a thousand times more of small gradients
+# Beside the largest gradient of the net this is 0: terms that cancel, as of a bias before a batchnorm. All that anybody
+# computes of it is rounding, times what norms of channels without spread make of that.
+VANISHED = 1e-10
 
 
 class VerifyError(AssertionError):
@@ -73,23 +77,33 @@ def relative_error(found: Any, wanted: Any) -> float:
     return float(difference.max(initial=0.0) / max(scale, 1e-30)) if difference.any() else 0.0
 
 
-def directional_error(
-    f: Callable[[], float], x: np.ndarray, gradient: np.ndarray, rng: np.random.Generator, h: float = STEP
-) -> float:
+def directional_error(f: Callable[[], float], x: np.ndarray, gradient: np.ndarray, rng: np.random.Generator) -> float:
     """How far a gradient of f is from centred differences of f along a random direction of x. x is changed and put
     back."""
     direction = rng.standard_normal(x.shape)
     direction /= np.linalg.norm(direction)
     before = np.array(x)
-    x[...] = before + h * direction
-    above = f()
-    x[...] = before - h * direction
-    below = f()
-    x[...] = before
-    wanted, found = (above - below) / (2 * h), float(np.sum(direction * gradient))
+    found = float(np.sum(direction * gradient))
     # what such a product usually is, in case this direction is an unlucky one
     usual = float(np.linalg.norm(gradient)) / max(x.size, 1) ** 0.5
-    return abs(wanted - found) / max(abs(wanted), abs(found), usual, 1e-30)
+
+    def slope(h: float) -> float:
+        x[...] = before + h * direction
+        above = f()
+        x[...] = before - h * direction
+        below = f()
+        x[...] = before
+        return (above - below) / (2 * h)
+
+    def error(wanted: float) -> float:
+        return abs(wanted - found) / max(abs(wanted), abs(found), usual, 1e-30)
+
+    short = error(slope(STEP))
+    if short <= GRADIENT_TOLERANCE:
+        return short
+    # f is rounded, and a short step divides that by little: of a small gradient it sees few digits. Long steps see more
+    # of it, once the curvature (a fourth of it in a step of half the length) is taken out.
+    return min(short, *(error((4 * slope(h / 2) - slope(h)) / 3) for h in LONG_STEPS))
 
 
 def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
@@ -117,27 +131,27 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
             model.state, model.grads = state, grads_before  # type: ignore[assignment]
         exact_loss, exact_grads = exact.loss(x, y)
         rows.append(Row("loss", "reference", relative_error(loss, exact_loss), tolerance))
-        largest = max((np.abs(g).max(initial=0.0) for g in exact_grads.values()), default=0.0)
+        # the gradients of the scores are about 1 / batch, and may cancel
+        largest = max([1 / batch, *(np.abs(g).max(initial=0.0) for g in exact_grads.values())])
         rounded_grads = rounded.loss(x, y)[1]
         for name, wanted in exact_grads.items():
-            scale = max(np.abs(wanted).max(initial=0.0), 1e-6 * largest, 1e-30)
-            # Terms may cancel: the gradient of a bias before a batchnorm is 0, and all that anybody computes of it is
-            # rounding. How much, the reference in the same dtype tells; it adds in another order, hence the factor.
+            size = np.abs(wanted).max(initial=0.0)
+            if size <= VANISHED * largest:
+                error = relative_error(np.append(grads[name], largest), np.append(wanted, largest))
+                rows.append(Row(f"gradient of {name}", "zero", error, 1024 * float(np.finfo(model.dtype).eps)))
+                continue
+            scale = max(size, 1e-6 * largest)
+            # Where most of it cancels, how much of the rest is rounding the reference in the same dtype tells; it adds
+            # in another order, hence the factor.
             rounding = 32 * float(np.abs(rounded_grads[name] - wanted).max(initial=0.0)) / scale
-            # In float64 there is no other: what cancels is as large as the largest gradient, times what norms of
-            # channels without spread make of it.
-            rounding = max(rounding, 1024 * float(np.finfo(np.float64).eps) * largest / scale)
             error = relative_error(np.append(grads[name], scale), np.append(wanted, scale))
             rows.append(Row(f"gradient of {name}", "reference", error, max(tolerance, rounding)))
-            if np.abs(wanted).max(initial=0.0) > 1e-10 * largest * np.sqrt(
-                wanted.size
-            ):  # else no difference could see it
-                error = directional_error(lambda: exact.loss(x, y)[0], exact.params[name], wanted, rng)
-                # A loss is rounded as well: gradients that all but cancel, as of a batchnorm before a batchnorm, are
-                # too small for differences to see more of them than a few digits.
-                usual = float(np.linalg.norm(wanted)) / wanted.size**0.5
-                seen = 64 * np.finfo(np.float64).eps * max(1.0, abs(exact_loss)) / (STEP * usual)
-                rows.append(Row(f"gradient of {name}", "differences", error, max(GRADIENT_TOLERANCE, seen)))
+            error = directional_error(lambda: exact.loss(x, y)[0], exact.params[name], wanted, rng)
+            # A loss is rounded as well: gradients that all but cancel, as of a batchnorm before a batchnorm, are too
+            # small for differences to see more of them than a few digits.
+            usual = float(np.linalg.norm(wanted)) / wanted.size**0.5
+            seen = 64 * np.finfo(np.float64).eps * max(1.0, abs(exact_loss)) / (max(LONG_STEPS) * usual)
+            rows.append(Row(f"gradient of {name}", "differences", error, max(GRADIENT_TOLERANCE, seen)))
     report = Report(tuple(rows))
     if not report.passed:
         raise VerifyError(f"this net does not compute what its reference says:\n{report}")

@@ -95,6 +95,13 @@ class Maker:
         """Random parameters or gradients, zeros in the room."""
         return self._fill(room(shape, self.dtype, **how))
 
+    def few_digits(self, *shape: int, **how: int) -> np.ndarray:
+        """Random gradients, multiples of 1/64: however many of them cancel in a sum, it is exact in any order."""
+        found = self.grad(*shape, **how)
+        np.round(64 * found, out=found)
+        found /= 64
+        return found
+
     def out(self, *shape: int, **how: int) -> np.ndarray:
         """A forward output: NaN, junk in the room."""
         return self._fill(room(shape, self.dtype, self.rng, **how), np.nan)
@@ -201,7 +208,7 @@ def conv(
 
     def weights(make: Maker) -> tuple:
         dw, db = make.grad_out(slots, *window, channels, filters), make.grad_out(slots, filters)
-        return padded(make), make.grad(n, *out, filters), stride, dilation, dw, db
+        return padded(make), make.few_digits(n, *out, filters), stride, dilation, dw, db
 
     few = [Case("conv_backward_data_narrow", label, narrow)] if channels <= NARROW else []
     return [
@@ -306,7 +313,7 @@ def winograd(
     def back(make: Maker) -> tuple:
         dw, db = make.grad_out(slots, 3, 3, channels, filters), make.grad_out(slots, filters)
         room = space(make, together, held), space(make, together, filters), space(make, held, filters)
-        x, dy = make.value(n, *sides, channels), make.grad(n, *out, filters)
+        x, dy = make.value(n, *sides, channels), make.few_digits(n, *out, filters)
         return x, dy, slots * blocks, dw, db, *room, patch(make)
 
     return [

@@ -10,7 +10,7 @@ import pytest
 from nets import NETS, ROWS, data, graph_of_row
 
 import nbnn
-from nbnn import check
+from nbnn import Affine, BatchNorm, Graph, ReLU, check
 from nbnn.ops import OPS
 
 
@@ -68,6 +68,34 @@ def test_a_directional_difference_rejects_a_slip():
     assert check.directional_error(lambda: float(np.sum(x**4)), x, gradient, rng) < 1e-7
     assert check.directional_error(lambda: float(np.sum(x**4)), x, gradient * 1.001, rng) > 1e-4
     assert not check.directional_error(lambda: float(np.sum(x**4)), x, gradient * np.nan, rng) < 1
+
+
+def test_a_small_gradient_beside_a_large_loss_is_still_held_to_differences():
+    """Of 1 + 1e-9 x**4 a step of 1e-6 sees a digit or two."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(20)
+    gradient = 4e-9 * x**3
+    errors = [check.directional_error(lambda: 1 + 1e-9 * float(np.sum(x**4)), x, gradient * k, rng) for k in (1, 1.01)]
+    assert errors[0] < 1e-4 and errors[1] > 1e-3
+
+
+def test_a_gradient_that_vanishes_is_held_to_zero(monkeypatch):
+    """A bias before a batchnorm does nothing; what a wrong kernel would say of it is not forgiven as rounding."""
+    graph = Graph([Affine(5, name="a"), BatchNorm(), ReLU(), Affine(3)], input=(4,), loss="softmax")
+    model = nbnn.compile(graph, backend="numpy")
+    loss = type(model).loss
+    rows = {row.what: row.against for row in model.verify().rows}
+    assert rows["gradient of a.b"] == "zero" and rows["gradient of a.w"] == "differences"
+
+    def wrong(self, X, y=None, **options):
+        found = loss(self, X, y, **options)
+        if y is not None and self is model:
+            found[1]["a.b"] += 1e-3
+        return found
+
+    monkeypatch.setattr(type(model), "loss", wrong)
+    with pytest.raises(check.VerifyError, match=r"gradient of a\.b +zero .* WRONG"):
+        model.verify()
 
 
 def train(name: str, threads: int, dtype: str = "float32") -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, reject
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from soak import tell, times
@@ -50,22 +50,8 @@ def demand_right(model: Model, batch: int) -> check.Report:
     try:
         return model.verify(batch=batch)
     except check.VerifyError:
-        if hides_its_gradient(model, batch):
-            reject()
         model.verify(batch=batch, seed=1)
         return model.verify(batch=batch, seed=2)
-
-
-def hides_its_gradient(model: Model, batch: int) -> bool:
-    """Whether rounding is all that float32 sees of the gradient, by the reference alone: a layernorm of two numbers
-    gives 1 and -1 whatever they are, and a softmax of one class has no gradient."""
-    x, y = data_for(model.graph, batch)
-    exact, rounded = (check.reference_of(model, dtype).loss(x, y)[1] for dtype in ("float64", "float32"))
-    largest = max((np.abs(g).max(initial=0.0) for g in exact.values()), default=0.0)
-    lost = any(np.abs(rounded[name] - g).max(initial=0.0) > 1e-2 * largest for name, g in exact.items())
-    # what norms behind it leave of a gradient is beside the others nothing but rounding
-    cancelled = model.dtype == "float32" and any(np.abs(g).max(initial=0.0) < 1e-3 * largest for g in exact.values())
-    return lost or cancelled or largest < 1e-12
 
 
 def test_gradients_of_random_graphs_are_those_of_differences():
