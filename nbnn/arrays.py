@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nbnn.inputs import still_whole
 from nbnn.lower import Buffer
 from nbnn.op import Array
 from nbnn.words import hint
@@ -62,6 +63,7 @@ class Arrays(MutableMapping[str, np.ndarray]):
     def fitting(self, name: str, value: Any) -> np.ndarray:
         """The value as an array that may be written to that name; an error where it does not fit."""
         shape = self[name].shape
+        still_whole(value, name)
         try:
             given = np.asarray(value)
             real = given.dtype.kind in "fiu" and not np.ma.isMaskedArray(value)

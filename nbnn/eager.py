@@ -18,7 +18,7 @@ import numpy as np
 
 from nbnn.arrays import arena, people_view
 from nbnn.buffers import layout, seen
-from nbnn.inputs import as_gathered
+from nbnn.inputs import as_gathered, still_whole
 from nbnn.lower import tensor_array
 from nbnn.op import Array, Call, Form, Op, Shape, call
 from nbnn.step import Step
@@ -114,6 +114,7 @@ class _Memory:
 
     def put(self, name: str, value: np.ndarray) -> None:
         """Examples as people see them."""
+        still_whole(value, name)
         value = as_gathered(value)
         address, code = _launch_of("gather", self.dtype).data(value)
         self.launch("gather", address, code, np.arange(len(value)), self.operand(name))
@@ -182,5 +183,6 @@ class Eager:
         memory.put("x", x)
         for name in self._params:
             if name in memory.buffers:
+                still_whole(params[name], name)
                 memory.people(name)[...] = params[name]
         return memory

@@ -127,6 +127,7 @@ class Keeper:
         """What must be the same where this training goes on, as JSON gives it back."""
         solver = self.solver
         if not self._fingerprints:
+            solver.demand_whole()
             self._fingerprints = {name: fingerprint(array) for name, array in solver.trainee.data.items()}
         settings = {name: getattr(solver, name) for name in SAME}
         settings["callbacks"] = [type(c).__name__ for c in self._with_state()]

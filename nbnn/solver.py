@@ -222,11 +222,18 @@ class Solver:
 
     def check_accuracy(self, X: Any, y: Any, num_samples: int | None = None, batch_size: int = 100) -> float:
         """The accuracy on X, or on num_samples examples of it drawn with replacement."""
+        inputs.still_whole(X, "X")
+        inputs.still_whole(y, "y")
         X, y = np.asarray(X), np.asarray(y)
         if num_samples is not None and len(X) > inputs.positive(num_samples, "num_samples"):
             chosen = np.random.default_rng((self.seed, 1, self.epoch, self.iteration)).integers(0, len(X), num_samples)
             X, y = X[chosen], y[chosen]
         return float(self.trainee.accuracy(X, y, inputs.positive(batch_size, "batch_size"), self._pause))
+
+    def demand_whole(self) -> None:
+        """Refuse data in a mapped file that has become shorter since the Solver was made."""
+        for name, array in self.trainee.data.items():
+            inputs.still_whole(array, name)
 
     # ---- one call of the compiled step, and what comes between calls
 
@@ -238,6 +245,7 @@ class Solver:
         rows = self._epoch_rows()[done : done + count]
         rate = self.optim_config["learning_rate"] * self.lr_decay**self.epoch
         rates = rate * factors(self.schedule, self.iteration, count, self.end)
+        self.demand_whole()
         begun = time.perf_counter()
         self._whole = False
         losses, problem = self.trainee.steps(rows, rates, self.on_nan)
@@ -306,6 +314,7 @@ class Solver:
         return self._rows
 
     def _measure(self) -> None:
+        self.demand_whole()
         try:
             train = self.check_accuracy(self.X_train, self.y_train, self.num_train_samples)
             val = self.check_accuracy(self.X_val, self.y_val, self.num_val_samples)

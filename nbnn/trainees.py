@@ -58,7 +58,6 @@ class CompiledTrainee:
 
     def steps(self, rows: np.ndarray, rates: np.ndarray, on_nan: str) -> tuple[np.ndarray, Exception | None]:
         x, y = self.data["X_train"], self.data["y_train"]
-        inputs.still_whole(x, "X_train")
         skip = on_nan == "skip"
         found = self.model._train(self.rule, x, y, rows, rates, reg=self.reg, clip=self.clip, skip=skip)
         if skip or not found.broken:

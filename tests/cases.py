@@ -82,10 +82,11 @@ def room(shape: tuple[int, ...], dtype: str, rng: Any = None, halo: int = 0, spa
 
 
 class Maker:
-    """Arrays of one dtype from one generator."""
+    """Arrays of one dtype from one generator. With `few_digits` they hold multiples of 1/64: most sums of them and of
+    their products are exact in any order, however much of a sum cancels."""
 
-    def __init__(self, dtype: str, seed: int) -> None:
-        self.dtype, self.rng = dtype, np.random.default_rng(seed)
+    def __init__(self, dtype: str, seed: int, few_digits: bool = False) -> None:
+        self.dtype, self.rng, self.few_digits = dtype, np.random.default_rng(seed), few_digits
 
     def value(self, *shape: int, **how: int) -> np.ndarray:
         """Random forward values, junk in the room."""
@@ -94,13 +95,6 @@ class Maker:
     def grad(self, *shape: int, **how: int) -> np.ndarray:
         """Random parameters or gradients, zeros in the room."""
         return self._fill(room(shape, self.dtype, **how))
-
-    def few_digits(self, *shape: int, **how: int) -> np.ndarray:
-        """Random gradients, multiples of 1/64: however many of them cancel in a sum, it is exact in any order."""
-        found = self.grad(*shape, **how)
-        np.round(64 * found, out=found)
-        found /= 64
-        return found
 
     def out(self, *shape: int, **how: int) -> np.ndarray:
         """A forward output: NaN, junk in the room."""
@@ -121,7 +115,12 @@ class Maker:
         return self.rng.integers(0, classes, count)
 
     def _fill(self, array: np.ndarray, number: float | None = None) -> np.ndarray:
-        array[...] = self.rng.standard_normal(array.shape) if number is None else number
+        if number is None:
+            array[...] = self.rng.standard_normal(array.shape)
+            if self.few_digits:
+                array[...] = np.round(64 * array) / 64
+        else:
+            array[...] = number
         return array
 
 
@@ -132,6 +131,7 @@ class Case(NamedTuple):
     label: str
     build: Callable[[Maker], tuple]
     size: float = 0.0  # what results are differences of may be as large as this
+    few_digits: bool = False
 
     def __str__(self) -> str:
         return f"{self.kernel}: {self.label}"
@@ -139,7 +139,7 @@ class Case(NamedTuple):
 
 def arguments(case: Case, dtype: str) -> tuple:
     """The arguments of a row, in the order of the kernel's parameters; the same at every call."""
-    return case.build(Maker(dtype, zlib.crc32(str(case).encode())))
+    return case.build(Maker(dtype, zlib.crc32(str(case).encode()), case.few_digits))
 
 
 def every(row: np.ndarray, count: int) -> np.ndarray:
@@ -208,7 +208,7 @@ def conv(
 
     def weights(make: Maker) -> tuple:
         dw, db = make.grad_out(slots, *window, channels, filters), make.grad_out(slots, filters)
-        return padded(make), make.few_digits(n, *out, filters), stride, dilation, dw, db
+        return padded(make), make.grad(n, *out, filters), stride, dilation, dw, db
 
     few = [Case("conv_backward_data_narrow", label, narrow)] if channels <= NARROW else []
     return [
@@ -313,7 +313,7 @@ def winograd(
     def back(make: Maker) -> tuple:
         dw, db = make.grad_out(slots, 3, 3, channels, filters), make.grad_out(slots, filters)
         room = space(make, together, held), space(make, together, filters), space(make, held, filters)
-        x, dy = make.value(n, *sides, channels), make.few_digits(n, *out, filters)
+        x, dy = make.value(n, *sides, channels), make.grad(n, *out, filters)
         return x, dy, slots * blocks, dw, db, *room, patch(make)
 
     return [
