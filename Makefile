@@ -13,10 +13,10 @@ demo: .venv/core
 test: .venv/test torch
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# the tests of reliability at full counts; what they counted goes into docs/reliability.md
-soak: .venv/test
+# the tests that docs/reliability.md names, at full counts; what they counted goes into that page
+soak: .venv/test torch
 	mkdir -p out && rm -f out/figures.jsonl
-	NBNN_SOAK=1 NBNN_FIGURES=$(CURDIR)/out/figures.jsonl $(BIN)/python -m pytest -n auto --dist worksteal $$(grep -l 'soak' tests/test_*.py)
+	NBNN_SOAK=1 NBNN_FIGURES=$(CURDIR)/out/figures.jsonl $(BIN)/python -m pytest -n auto --dist worksteal $$(grep -o 'test_[a-z_]*\.py' docs/reliability.md | sort -u | sed 's,^,tests/,')
 	$(BIN)/python tests/soak.py out/figures.jsonl
 
 bench: .venv/test torch peers

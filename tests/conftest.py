@@ -1,9 +1,12 @@
 """`pytest --rewrite-golden` writes the golden texts anew; look at their diff before you keep them."""
 
 import pathlib
+import time
 
 import pytest
+import soak
 
+BEGUN = time.monotonic()
 FOLDER = pathlib.Path(__file__).parent / "golden"
 
 
@@ -24,3 +27,8 @@ def golden(request):
         assert found == path.read_text(encoding="utf-8"), f"{path} differs; see pytest --rewrite-golden"
 
     return check
+
+
+def pytest_terminal_summary(terminalreporter):
+    soak.tell("tests that passed", len(terminalreporter.stats.get("passed", ())))
+    soak.tell("minutes that they took", round((time.monotonic() - BEGUN) / 60, 1))

@@ -20,7 +20,7 @@ def times(reduced: int, full: int) -> int:
     return full if SOAKING else reduced
 
 
-def tell(what: str, number: float | str) -> None:
+def tell(what: str, number: float) -> None:
     """Note a figure, such as tell("damaged files read", 20000)."""
     path = os.environ.get("NBNN_FIGURES")
     if path:
@@ -29,12 +29,15 @@ def tell(what: str, number: float | str) -> None:
 
 
 def table(lines: list[str]) -> str:
-    """The figures of a run; of one that was noted twice, the last."""
-    figures = dict(json.loads(line) for line in lines)
-    rows = [
-        f"| {what} | {number:,} |" if isinstance(number, int) else f"| {what} | {number} |"
-        for what, number in figures.items()
-    ]
+    """The figures of a run; of one that was noted twice, the last. Those that are alike but for what stands behind a
+    comma are added up too."""
+    figures = dict(json.loads(line) for line in sorted(lines))
+    families: dict[str, list[int]] = {}
+    for what, number in figures.items():
+        if ", " in what and isinstance(number, int):
+            families.setdefault(what.split(", ")[0], []).append(number)
+    figures |= {f"{what}, in all": sum(numbers) for what, numbers in families.items() if len(numbers) > 1}
+    rows = [f"| {what} | {figures[what]:,} |" for what in sorted(figures)]
     return "\n".join(
         [f"Counted by `make soak` on {time.strftime('%Y-%m-%d')}:", "", "| what | how many |", "|---|---|", *rows]
     )

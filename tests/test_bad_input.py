@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from soak import tell
 
 import nbnn
 from nbnn import Affine, Conv, Graph, ReLU
@@ -523,6 +524,11 @@ def test_bad_use_gets_a_plain_sentence(use, name):
     after = [getattr(use, m).state_dict() for m in ("pictures", "vectors", "numbers", "no_loss")]
     for old, new in zip(before, after, strict=True):  # and nothing was changed
         assert all(np.array_equal(old[key], new[key]) for key in old)
+
+
+def test_the_table_is_long():
+    assert len(ROWS) >= 80
+    tell("bad uses that get an exact sentence, models and data", len(ROWS))
 
 
 def test_the_same_uses_are_fine_when_they_are_right(use):

@@ -242,7 +242,7 @@ def run_random(count: int, place: Callable[[bool], Callable[[np.ndarray], np.nda
             nonlocal shapes
             shapes += 1
             for row in rows:
-                # of thousands of random sums nearly all cancels in some; of the sum whose sign lion takes, then all does
+                # nearly all of some of the thousands of sums cancels; of the sum whose sign lion takes all would
                 case = row._replace(few_digits=row.kernel != "update")
                 for dtype in DTYPES:
                     wanted = expected(case, dtype)

@@ -275,7 +275,6 @@ def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path):
         (right,) = run(WAITER, tmp_path / "cache")
     assert right.startswith("True ")
     assert is_kept(tmp_path / "cache")
-    tell("a process that compiles, killed or stopped", "its lock is free at once, or given up after a minute")
 
 
 @SIGNALS

@@ -132,9 +132,12 @@ def back(model: Model) -> Model:
 
 
 def test_a_model_out_of_a_file_is_the_model_that_went_in():
+    models = 0
+
     @often(times(60, 2000))
     @given(graphs(), SEEDS, DTYPES, whole(1, 4), whole(0, 3))
     def same(graph: Graph, seed: int, dtype: str, batch: int, steps: int) -> None:
+        nonlocal models
         model = nbnn.compile(graph, dtype=dtype, seed=seed, backend="numpy")
         x, y = data_for(graph, batch)
         sgd = {"update_rule": "sgd", "optim_config": {"learning_rate": 1e-4}}  # sgd remembers nothing
@@ -146,21 +149,28 @@ def test_a_model_out_of_a_file_is_the_model_that_went_in():
         assert bits(twin.state_dict()) == bits(model.state_dict())
         found = [bits(m.loss(x), *m.loss(x, y), m.train_steps(x, y, **sgd), m.state_dict()) for m in (model, twin)]
         assert found[0] == found[1]
+        models += 1
 
     same()
+    tell("random models out of a file", models)
 
 
 def test_a_graph_out_of_plain_data_is_the_graph_that_went_in():
+    seen = 0
+
     @often(times(200, 5000))
     @given(graphs(losses=("softmax", nbnn.Softmax(0.25), "svm", "mse", None)))
     def same(graph: Graph) -> None:
+        nonlocal seen
         plain = graph.to_dict()
         again = Graph.from_dict(json.loads(json.dumps(plain)))
         assert again == graph and hash(again) == hash(graph) and again.shapes == graph.shapes
         assert again.to_dict() == plain
         assert eval(repr(graph), vars(nbnn)) == graph
+        seen += 1
 
     same()
+    tell("random graphs out of plain data", seen)
 
 
 # ---- the form in which numbers come
@@ -208,7 +218,7 @@ def models(request):
 
 
 def test_the_form_of_numbers_changes_no_bit(models):
-    start = [model.state_dict() for model in models]
+    start, seen = [model.state_dict() for model in models], 0
 
     def answers(k: int, x: Any, y: Any, rows: Any) -> bytes:
         model = models[k]
@@ -220,6 +230,7 @@ def test_the_form_of_numbers_changes_no_bit(models):
     @often(times(100, 3000))
     @given(st.data(), whole(0, 1), whole(1, 6))
     def same(data: Any, k: int, count: int) -> None:
+        nonlocal seen
         shape = (count, *models[k].graph.input)
         x = data.draw(hnp.arrays(np.float32, shape, elements=whole(0, 100)))
         y = data.draw(hnp.arrays(np.int64, count, elements=whole(0, 2)))
@@ -228,5 +239,7 @@ def test_the_form_of_numbers_changes_no_bit(models):
         before = np.array(given_x)
         assert answers(k, given_x, given_y, given_rows) == answers(k, x, y, rows)
         assert np.array_equal(before, given_x)
+        seen += 1
 
     same()
+    tell(f"random forms of numbers, {models[0].backend}", seen)
