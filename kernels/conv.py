@@ -14,7 +14,7 @@ slots comes with the arrays, so the order of every addition is the same for any 
 from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space3, inlined, kernel, step
 from nbnn.kernels.pool import clear
 from nbnn.kernels.simd import fill, lane_between, lanes, load, pointer, select, store
-from nbnn.kernels.tile import ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
+from nbnn.kernels.tile import HALF, ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
 
 IN_CACHE = (
     1 << 20
@@ -57,8 +57,10 @@ def conv_forward(x: Array4, w: Array4, b: Array1, stride: int, dilation: int, y:
         for f in range(0, filters, 2 * width):
             if filters - f > width:
                 _forward_columns(xn, x, w, b, stride, dilation, yn, y, f, 2)
-            else:
+            elif filters - f > width // 2:
                 _forward_columns(xn, x, w, b, stride, dilation, yn, y, f, 1)
+            else:
+                _forward_columns(xn, x, w, b, stride, dilation, yn, y, f, HALF)
 
 
 @inlined
@@ -224,13 +226,21 @@ def _weights_columns(xn, x, dyn, stride, dilation, dy, group, dws, dw, f, fresh,
 
 @inlined
 def _add_places(dyn, dy, dbs, fresh):
-    """dbs[f] (+)= sum of dy[n, i, j, f] over i, j."""
+    """dbs[f] (+)= sum of dy[n, i, j, f] over i, j: in four sums that do not wait for each other."""
+    pixel, whole = step(dy, 2), dy.shape[2] // 4 * 4
     for f in range(0, dy.shape[3], lanes(dy)):
-        s = fill(dy, 0.0) if fresh else load(dbs, f)
+        zero = fill(dy, 0.0)
+        s0, s1, s2, s3 = zero if fresh else load(dbs, f), zero, zero, zero
         for i in range(dy.shape[1]):
-            for j in range(dy.shape[2]):
-                s = s + load(dyn, i * step(dy, 1) + j * step(dy, 2) + f)
-        store(dbs, f, s)
+            row = dyn + (i * step(dy, 1) + f)
+            for j in range(0, whole, 4):
+                s0 = s0 + load(row, j * pixel)
+                s1 = s1 + load(row, j * pixel + pixel)
+                s2 = s2 + load(row, j * pixel + 2 * pixel)
+                s3 = s3 + load(row, j * pixel + 3 * pixel)
+            for j in range(whole, dy.shape[2]):
+                s0 = s0 + load(row, j * pixel)
+        store(dbs, f, (s0 + s1) + (s2 + s3))
 
 
 @inlined
@@ -266,5 +276,7 @@ def conv_backward_weights(
             for f in range(0, filters, 2 * width):
                 if filters - f > width:
                     _weights_columns(xn, x, dyn, stride, dilation, dy, group, dws, dw, f, fresh, 2)
-                else:
+                elif filters - f > width // 2:
                     _weights_columns(xn, x, dyn, stride, dilation, dy, group, dws, dw, f, fresh, 1)
+                else:
+                    _weights_columns(xn, x, dyn, stride, dilation, dy, group, dws, dw, f, fresh, HALF)
