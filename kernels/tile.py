@@ -23,7 +23,6 @@ busy.
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.extending import intrinsic, models, register_model
 
 from nbnn.kernels.jit import inlined
