@@ -6,7 +6,6 @@ a plain run, or the test fails.
 
 import collections
 import contextlib
-import importlib.util
 import os
 import pathlib
 import shutil
@@ -612,16 +611,13 @@ IN_POOLS = """
 
 @pytest.fixture(scope="module")
 def pools(plain):
-    known = [name for name in POOLS if "joblib" not in name or importlib.util.find_spec("joblib")]
-    with together({name: start(IN_POOLS.replace("FOUND", POOLS[name])) for name in known}) as children:
+    with together({name: start(IN_POOLS.replace("FOUND", found)) for name, found in POOLS.items()}) as children:
         yield children
 
 
 @FORKS
 @pytest.mark.parametrize("pool", POOLS)
 def test_pools_of_processes_change_no_bit(pool, pools, plain):
-    if pool not in pools:
-        pytest.skip("joblib is not installed; it comes with scikit-learn")
     (found,) = lines(pools[pool])
     assert set(found.split()) == {plain}
     assert len(found.split()) in (6, 10)
