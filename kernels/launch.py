@@ -186,7 +186,11 @@ def _runner(context, module, body, cell, kinds, block_type):
     values += run.args[1 : 1 + len(body) - len(kinds)]
     pointer = context.call_conv.get_function_type(types.void, body).as_pointer()
     place = module.globals.get(cell) or ir.GlobalVariable(module, pointer, cell)
-    context.call_conv.call_function(builder, builder.load(place), types.void, body, values)
+    status, _ = context.call_conv.call_function(builder, builder.load(place), types.void, body, values)
+    if numba.config.BOUNDSCHECK:  # nobody could be told of an index out of range, so the process ends
+        with cgutils.if_unlikely(builder, status.is_error):
+            trap = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(module, trap, "llvm.trap"), [])
     builder.ret_void()
     return run
 

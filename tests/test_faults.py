@@ -6,12 +6,15 @@ once.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import re
 
 import numpy as np
 import pytest
-from test_files import child
+from soak import times
+from test_graph import every_op
+from test_kernels import DTYPES, _child, _demand_all_rows
 
 import nbnn
 from nbnn import (
@@ -125,28 +128,77 @@ def test_fault_04_an_index_out_of_range_reaches_no_kernel(vectors, wrong):
     assert everything(vectors) == before
 
 
-def test_fault_04_numba_s_own_check_of_bounds_finds_nothing(vectors):
-    """Kernels address memory themselves, which guard pages watch in test_kernels.py; this is about all other code."""
-    found = child("""
-        import hashlib
-        import numba
-        import numpy as np
-        import nbnn
-        from nbnn import Affine, BatchNorm, Dropout, Graph, ReLU
+BOUNDED = {
+    "pictures": PICTURES,
+    "vectors": VECTORS,
+    "every op": every_op(),
+    "margins": Graph([Affine(8), Tanh(), Affine(3)], input=5, loss="svm"),
+    "distances": Graph([Affine(8), Sigmoid(), Affine(3)], input=5, loss="mse"),
+}
 
-        try:
-            numba.njit(lambda a, k: a[k])(np.zeros(3), 3)
-        except IndexError:
-            print("checked")
-        graph = Graph([Affine(8), BatchNorm(), ReLU(), Dropout(0.2), Affine(3)], input=5, loss="softmax")
-        model = nbnn.compile(graph)
-        losses = model.train_steps(np.eye(5), [0, 1, 2, 0, 1], steps=3, reg=0.1, clip=1.0)
-        print(losses.tobytes().hex(), model.predict(np.eye(5)).tolist())
-        """, NUMBA_BOUNDSCHECK="1")  # fmt: skip
+
+def bits_of_nets():
+    """All that a few steps of each net leave, and its scores, as text."""
+    for name, graph in BOUNDED.items():
+        model, (x, y) = nbnn.compile(graph), examples(graph, 40)
+        y = np.eye(graph.output_shape[0])[y] if name == "distances" else y
+        losses = model.train_steps(x, y, steps=3, reg=0.1, clip=1.0)
+        found = [losses, model.loss(x), model.loss(x, y)[0], *model.state_dict().values()]
+        yield f"{name} {hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in found)).hexdigest()}"
+
+
+def test_fault_04_numba_s_own_check_of_bounds_finds_nothing_in_nets():
+    """The generated Python would raise an IndexError, and a kernel in a launch end the process."""
+    found = _child(
+        """
+import numba, numpy, test_faults
+try:
+    numba.njit(lambda a, k: a[k])(numpy.zeros(3), 3)
+except IndexError:
+    print("checked", *test_faults.bits_of_nets(), sep="\\n")
+""",
+        NUMBA_BOUNDSCHECK="1",
+    )
     assert "boundscheck" not in OPTIONS
-    losses = vectors.train_steps(np.eye(5), [0, 1, 2, 0, 1], steps=3, reg=0.1, clip=1.0)
-    wanted = f"{losses.tobytes().hex()} {vectors.predict(np.eye(5)).tolist()}"
-    assert found.stdout.splitlines() == ["checked", wanted], found.stderr
+    assert found.stdout.splitlines() == ["checked", *bits_of_nets()], found.stderr
+
+
+def test_fault_04_numba_s_own_check_of_bounds_finds_nothing_in_kernels():
+    """All rows of cases.py. It sees what kernels index: labels, rows, losses, moments, sums, settings. Pictures and
+    weights they reach by address, which guard pages watch: test_kernels_stay_inside_their_arrays of test_kernels.py
+    and, over random shapes, test_memory.py."""
+    dtypes = DTYPES[: times(1, 2)]
+    _demand_all_rows(_child(f"import test_kernels as t; t.run_rows(dtypes={dtypes})", NUMBA_BOUNDSCHECK="1"))
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        "names()['gather_labels'](np.arange(9), np.array([8, 9]), np.zeros(2, int))",
+        "names()['softmax_loss'](room(2, 3), np.zeros(2, int), 0.0, np.zeros(1), room(2, 3))",
+        "names()['softmax_loss'](room(2, 3), np.zeros(1, int), 0.0, np.zeros(2), room(2, 3))",
+        "names()['batch_gradients'](*np.zeros((2, 3)), np.zeros(3), 8, np.zeros(2), np.zeros(3))",
+    ],
+)
+def test_fault_04_an_index_out_of_range_in_a_kernel_would_be_found(slip):
+    code = "import numpy as np; from nbnn.kernels import names; room = lambda n, k: np.zeros((n, 16))[:, :k]; "
+    found = _child(f"{code}{slip}", NUMBA_BOUNDSCHECK="1")
+    assert found.returncode == 1 and "IndexError: index is out of bounds" in found.stderr, found.stderr
+
+
+def test_fault_04_an_index_out_of_range_in_a_launch_would_be_found():
+    """The example behind the last, past the check that refuses it."""
+    code = """
+import numpy as np, test_faults
+model = test_faults.nbnn.compile(test_faults.VECTORS)
+x, y = np.zeros((9, 5))[:8], np.zeros(8, int)
+test_faults.inputs.minibatches = lambda indices, count: np.array(indices)
+model.train_steps(x, y, indices=[[0, 7]])
+print("trained", flush=True)
+model.train_steps(x, y, indices=[[0, 8]])
+"""
+    found = _child(code, NUMBA_BOUNDSCHECK="1")
+    assert found.stdout == "trained\n" and found.returncode not in (0, 1), found.stderr
 
 
 @pytest.mark.parametrize("arena", ["params", "grads", "state", "acts", "work"])
