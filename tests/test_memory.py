@@ -275,7 +275,9 @@ def test_kernels_stay_inside_arrays_of_random_shapes():
     *_, line = child.stdout.splitlines() or ["nothing"]
     assert child.returncode == 0, f"ended at: {line} with {child.returncode}\n{child.stderr[-3000:]}"
     reached = json.loads(line)
-    tell("random shapes of kernels between guard pages", reached.pop("shapes"))
+    shapes = reached.pop("shapes")
+    assert shapes >= SHAPES_TRIED
+    tell("random shapes of kernels between guard pages", shapes)
     assert set(reached) == {f"{name} {dtype}" for name in KERNELS for dtype in DTYPES}
     assert min(reached.values()) >= SHAPES_TRIED // 20, min(reached.items(), key=lambda r: r[1])
     tell("kernel runs between guard pages", sum(reached.values()))
@@ -336,6 +338,7 @@ def test_ops_stay_inside_the_room_that_the_library_gives_them():
     reached = json.loads(line)
     assert set(reached) == {kind.__name__ for kind in KINDS} | {"WinogradConv"}
     assert min(reached.values()) >= count // 100, reached
+    assert sum(reached.values()) >= count
     tell("random ops between guard pages", sum(reached.values()))
 
 
