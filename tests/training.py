@@ -1,12 +1,13 @@
 """Trainings for the tests of checkpoints, in this process or as a program that is killed:
 
-    python training.py KIND FOLDER [stall]
+    python training.py KIND FOLDER [STEP]
 
 trains into FOLDER, going on from what lies there, prints each line at once, and at the end a hash of all that came of
-it. With `stall` every checkpoint waits a moment in the middle of being written, and says so.
+it. At the given step of writing checkpoints it waits in the middle of one, and says so.
 """
 
 import hashlib
+import itertools
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import nbnn
 from nbnn import Affine, Augment, BatchNorm, Conv, Dropout, Graph, MaxPool, ReLU, Solver
 
-STALL = "writing"
+HELD = "writing"
 PICTURES = Graph(
     [Augment(1), Conv(4, 3, pad=1), BatchNorm(), ReLU(), MaxPool(2), Dropout(0.3), Affine(3)],
     input=(2, 6, 6),
@@ -91,30 +92,55 @@ def solver_of(kind, folder=None, *, model=None, data=None, backend="numpy", **op
 
 
 def outcome(solver):
-    """A hash of all that a training leaves: weights, running figures, histories, the callback's state."""
+    """A hash of all that a training leaves: weights, running figures, the rule's memory, histories, the callback's
+    state."""
     found = hashlib.sha256()
     model = solver.model
     arrays = dict(model.params) | {f"best {n}": a for n, a in solver.best_params.items()}
     arrays |= dict(getattr(model, "state", {}))
+    arrays |= {f"rule {n}": a for n, a in solver.trainee.memory().items()}
     arrays |= {f"{i}{k}": a for i, p in enumerate(getattr(model, "bn_params", ())) for k, a in p.items() if k != "mode"}
     for name in sorted(arrays):
         found.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
     for history in (solver.loss_history, solver.train_acc_history, solver.val_acc_history):
         found.update(np.array(history, float).tobytes())
+    found.update(str(sorted(solver.trainee.counts().items())).encode())
     found.update(str([c.state_dict() for c in solver.callbacks if hasattr(c, "state_dict")]).encode())
     return found.hexdigest()
 
 
-def main(kind, folder, stall=""):
-    if stall:
-        sync = os.fsync
+def hold(step):
+    """Wait to be killed at that step of writing files. Each takes four: half of it is there, all of it, it is on the
+    disk, it has its name."""
+    fdopen, steps = os.fdopen, itertools.count(1)
 
-        def slow(handle):
-            print(STALL, flush=True)
-            time.sleep(0.02)
-            sync(handle)
+    def wait():
+        if next(steps) == step:
+            print(HELD, flush=True)
+            time.sleep(600)
 
-        os.fsync = slow
+    def in_halves(*args):
+        stream = fdopen(*args)
+        write = stream.write
+
+        def write_in_halves(content):
+            write(content[: len(content) // 2])
+            stream.flush()
+            wait()
+            write(content[len(content) // 2 :])
+
+        stream.write = write_in_halves
+        return stream
+
+    def after_waiting(function):
+        return lambda *args: (wait(), function(*args))[1]
+
+    os.fdopen, os.fsync, os.replace = in_halves, after_waiting(os.fsync), after_waiting(os.replace)
+
+
+def main(kind, folder, step=None):
+    if step:
+        hold(int(step))
     solver = solver_of(kind, folder, backend="numba", log=lambda line: print(line, flush=True))
     solver.resume()
     solver.train()
