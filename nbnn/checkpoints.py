@@ -203,14 +203,14 @@ class Folder:
 
     @contextlib.contextmanager
     def told(self, target: pathlib.Path) -> Iterator[None]:
-        """Say in a sentence what could not be written, and what there still is."""
+        """Say in a sentence what could not be written, and which checkpoint is there; nobody has read it."""
         try:
             yield
         except OSError as problem:
             rest = ""
             with contextlib.suppress(OSError):
                 there = next(iter(self.newest_first()), None)
-                rest = f"; {there} is whole" if there else "; there is no checkpoint before it"
+                rest = f"; the newest checkpoint there is {there}" if there else "; no checkpoint is found there"
             raise type(problem)(
                 problem.errno,
                 f"{target} could not be written ({problem.strerror or problem}); the training is still in memory, "

@@ -1,5 +1,6 @@
 """Checkpoints: going on to the same bits, what is refused, what is kept, and disks that fail."""
 
+import functools
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ from nbnn import Affine, Dropout, Graph, Solver, cache
 from nbnn.checkpoints import Checkpoint, differences, to_bytes
 from nbnn.files import FileError
 
+COMPILED = [(kind, "numba") for kind in ("pictures", "vectors")]  # the course's net is NumPy's in any case
 LAST = 12 * COMMON["num_epochs"]  # 200 examples in minibatches of 16
 
 
@@ -45,16 +47,17 @@ def names(folder):
     return sorted(p.name for p in pathlib.Path(folder).iterdir() if p.name[0] != ".")
 
 
+@functools.cache
+def undisturbed(kind, backend="numpy"):
+    """A training that was never stopped, and its lines."""
+    solver = solver_of(kind, log=Stop(), backend=backend)
+    solver.train()
+    return solver, solver.log.lines
+
+
 @pytest.fixture(scope="module")
 def whole():
-    """kind -> a training that was never stopped, and its lines."""
-    found = {}
-    for kind in KINDS:
-        log = Stop()
-        solver = solver_of(kind, log=log)
-        solver.train()
-        found[kind] = solver, log.lines
-    return found
+    return {kind: undisturbed(kind) for kind in KINDS}
 
 
 def stopped(kind, folder, iteration, **options):
@@ -67,17 +70,17 @@ def stopped(kind, folder, iteration, **options):
 
 
 @pytest.mark.parametrize("iteration", [1, 2, 29, LAST])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_training_goes_on_to_the_same_bits(kind, iteration, whole, tmp_path):
-    first = stopped(kind, tmp_path, iteration)
+@pytest.mark.parametrize(("kind", "backend"), [*((kind, "numpy") for kind in KINDS), *COMPILED])
+def test_a_training_goes_on_to_the_same_bits(kind, backend, iteration, tmp_path):
+    first = stopped(kind, tmp_path, iteration, backend=backend)
     path = first._keeper.folder.newest_first()[0]
     assert first.log.lines[-1].startswith(f"Stopped by Ctrl-C after iteration {first.iteration} of {LAST}; ")
     assert first.log.lines[-1].endswith(f"; resume() goes on from {path}")
-    second = solver_of(kind, tmp_path, log=Stop())
+    second = solver_of(kind, tmp_path, log=Stop(), backend=backend)
     assert second.resume() is True
     assert second.log.lines == [f"Going on from {path}, iteration {first.iteration} of {LAST}"]
     second.train()
-    wanted, lines = whole[kind]
+    wanted, lines = undisturbed(kind, backend)
     assert outcome(second) == outcome(wanted)
     news = [line for line in first.log.lines + second.log.lines if line.startswith("(")]
     assert news == lines
@@ -431,22 +434,26 @@ def child(code):
 
 
 FAILS = """
-import os, pathlib, resource, shutil
+import json, os, pathlib, resource, shutil
 import training
 folder = pathlib.Path({folder!r})
 solver = training.solver_of("vectors", folder, log=lambda line: None)
+def content():
+    return {{p.name: p.read_bytes().hex() for p in folder.iterdir() if p.name != ".lock"}}
 def harm(s):
-    if s.epoch == 2 and not done:
-        done.append(1)
+    if s.epoch == 2 and not before:
+        before.append(content())
         {harm}
-done = []
+before = []
 solver.callbacks.insert(0, harm)
 try:
     solver.train()
 except OSError as problem:
     print(problem)
 {mend}
-print(solver.iteration, *sorted(p.name for p in folder.iterdir() if p.name[0] != "."))
+print(json.dumps([*before, content()]))
+print(solver.iteration)
+shutil.copytree(folder, str(folder) + "-then")
 solver.train()
 print(training.outcome(solver))
 """
@@ -477,22 +484,31 @@ print(training.outcome(solver))
     ],
 )
 def test_a_failing_disk_ends_in_a_sentence_and_loses_nothing(harm, mend, why, whole):
-    """The sentence, the last good file as it was, and train() once more to the same bits."""
+    """The sentence, every file as it was and no other beside them, and to the same bits both train() once more and
+    another Solver that goes on from the last good file."""
     with tempfile.TemporaryDirectory() as outer:  # pytest's folders are closed to other users
         os.chmod(outer, 0o755)
         check_a_failing_disk(harm, mend, why, whole, pathlib.Path(outer) / "run")
 
 
 def check_a_failing_disk(harm, mend, why, whole, folder):
-    told, state, found = child(FAILS.format(folder=str(folder), harm=harm, mend=mend))
+    told, files, iteration, found = child(FAILS.format(folder=str(folder), harm=harm, mend=mend))
     target = folder / "00000024.safetensors"
     there = folder / "00000020.safetensors"
-    known = {"No such file or directory": "there is no checkpoint before it"}.get(why, f"{there} is whole")
+    known = {"No such file or directory": "no checkpoint is found there"}.get(
+        why, f"the newest checkpoint there is {there}"
+    )
     rest = f"could not be written ({why}); the training is still in memory, and train() goes on with it; {known}"
     assert told.endswith(f"{target} {rest}")
-    kept = [f"{i:08d}.safetensors" for i in (12, 15, 20)]
-    assert state.split() == ["24", *kept, "best.safetensors"]
+    before, after = json.loads(files)
+    assert after == before
+    assert sorted(after) == [*(f"{i:08d}.safetensors" for i in (12, 15, 20)), "best.safetensors"]
+    assert iteration == "24"
     assert found == outcome(whole["vectors"][0])
+    second = solver_of("vectors", f"{folder}-then", log=Stop())
+    assert second.resume() and second.iteration == 20
+    second.train()
+    assert outcome(second) == outcome(whole["vectors"][0])
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
@@ -502,11 +518,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_checkpoint(number, tmp_path, whole):
+def test_a_signal_writes_a_checkpoint(number, backend, tmp_path):
     code = f"""
         import training
-        options = {{"checkpoint_every": 1000000, "log": lambda line: print(line, flush=True)}}
+        options = {{"backend": {backend!r}, "checkpoint_every": 1000000, "log": lambda line: print(line, flush=True)}}
         solver = training.solver_of("vectors", {str(tmp_path)!r}, **options)
         solver.callbacks.append(lambda s: __import__("time").sleep(0.3 if s.epoch == 2 else 0))
         solver.train()
@@ -523,11 +540,11 @@ def test_a_signal_writes_a_checkpoint(number, tmp_path, whole):
     assert running.wait(60) == (-number if number == signal.SIGTERM else 0)
     name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
     assert last.startswith(f"Stopped by {name} after iteration ")
-    solver = solver_of("vectors", tmp_path, log=Stop(), checkpoint_every=None)
+    solver = solver_of("vectors", tmp_path, log=Stop(), checkpoint_every=None, backend=backend)
     assert solver.resume()
     assert f"resume() goes on from {solver._keeper.folder.newest_first()[0]}" in last
     solver.train()
-    assert outcome(solver) == outcome(whole["vectors"][0])
+    assert outcome(solver) == outcome(undisturbed("vectors", backend)[0])
 
 
 def test_an_interrupted_measurement_is_made_up_for(tmp_path, whole, monkeypatch):

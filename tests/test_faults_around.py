@@ -29,6 +29,7 @@ from test_faults import PICTURES, VECTORS, everything, examples, parts, pictures
 from test_files import child, joined
 from test_files import parts as parts_of
 from test_readers import Runs, hostile
+from training import outcome
 
 import nbnn
 from nbnn import Affine, BatchNorm, Conv, Dropout, Graph, GraphError, MaxPool, ReLU, Solver, cache, formats, kernels
@@ -248,7 +249,21 @@ def test_fault_31_ctrl_c_ends_a_training_that_can_go_on(tmp_path):
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     solver.train()
-    assert before < solver.iteration == len(solver.loss_history)
+    assert before < solver.iteration == len(solver.loss_history) < solver.num_iterations
+    whole = solver_of(nbnn.compile(VECTORS), **options)
+    epochs, latest = solver.epoch + 2, []
+
+    def ends(s):
+        if s.epoch == epochs:
+            s.stop()
+            latest.append([value.tobytes() for value in s.weights().values()])
+
+    for one in (solver, whole):
+        one.callbacks.append(ends)
+        one.train()
+    assert whole.iteration == solver.iteration == epochs * whole.iterations_per_epoch
+    assert len(latest) == 2 and latest[0] == latest[1]
+    assert outcome(solver) == outcome(whole)
 
 
 # ---- the cache of compiled code
