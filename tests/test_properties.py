@@ -3,6 +3,7 @@ data bring back what they were made of, and the form in which numbers are handed
 
 import json
 import pathlib
+import signal
 import tempfile
 from typing import Any
 
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from soak import tell, times
 from strategies import graphs, often, whole, without_shrinking
+from training import outcome
 
 import nbnn
-from nbnn import Affine, Conv, Dropout, Graph, ReLU, check
+from nbnn import Affine, Conv, Dropout, Graph, ReLU, Solver, check
 from nbnn.model import Model
+from nbnn.rules import DEFAULTS
 
 SEEDS = whole(0, 2**63 - 1)
 DTYPES = st.sampled_from(["float32", "float64"])
@@ -153,6 +156,84 @@ def test_a_model_out_of_a_file_is_the_model_that_went_in():
 
     same()
     tell("random models out of a file", models)
+
+
+TRAININGS = st.fixed_dictionaries(
+    {
+        "update_rule": st.sampled_from(list(DEFAULTS)),
+        "optim_config": st.sampled_from([{"learning_rate": 1e-4}, {"learning_rate": 0.03}]),
+        "lr_decay": st.sampled_from([1.0, 0.5]),
+        "schedule": st.sampled_from([None, "cosine"]),
+        "sampling": st.sampled_from(["replacement", "epoch"]),
+        "clip": st.sampled_from([0.0, 1.0]),
+        "reg": st.sampled_from([0.0, 0.01]),
+        "batch_size": whole(1, 6),
+        "num_epochs": whole(2, 4),
+        "seed": SEEDS,
+        "num_train_samples": st.sampled_from([None, 3]),
+    }
+)
+
+
+def with_parameters(graph: Graph) -> Graph:
+    """A graph that has none gets some."""
+    if any(node.params(*graph.input_shapes(node)) for node in graph.nodes):
+        return graph
+    return Graph([*graph.given, Affine(3)], input=graph.input, loss=graph.loss)
+
+
+def watched(model: Model, data: dict[str, Any], stop: int = 0, **options: Any) -> tuple[Solver, list[str], list[bytes]]:
+    """A Solver that Ctrl-C stops at that iteration; its lines, and what there is at each measurement."""
+    lines: list[str] = []
+    measured: list[bytes] = []
+
+    def log(line: str) -> None:
+        lines.append(line)
+        if line.startswith(f"(Iteration {stop} /"):
+            signal.raise_signal(signal.SIGINT)
+
+    def measure(s: Solver) -> None:
+        measured.append(bits(s.iteration, s.weights(), s.trainee.memory(), s.trainee.counts()))
+
+    settings = {"log": log, "callbacks": [measure], "print_every": 1, "progress": False, "on_nan": "skip"}
+    return Solver(model, data, **settings, **options), lines, measured
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_is_the_one_that_was_never_stopped():
+    """Weights and the rule's memory at each measurement, the best weights, histories, printed lines. Some
+    graphs have no parameters: their histories are to be the same."""
+    resumed = moved = 0  # trainings; those whose parameters are not as they were drawn
+
+    @often(times(20, 500))
+    @given(st.data(), graphs() | graphs().map(with_parameters), SEEDS, DTYPES, TRAININGS, whole(6, 12))
+    def same(data: Any, graph: Graph, seed: int, dtype: str, options: dict[str, Any], count: int) -> None:
+        nonlocal resumed, moved
+        arrays = (*data_for(graph, count), *data_for(graph, 5, 1))
+        examples = dict(zip(("X_train", "y_train", "X_val", "y_val"), arrays, strict=True))
+
+        def solver(**more: Any) -> tuple[Solver, list[str], list[bytes]]:
+            return watched(nbnn.compile(graph, dtype=dtype, seed=seed, backend="numpy"), examples, **options, **more)
+
+        undisturbed, lines, measured = solver()
+        start = bits(dict(undisturbed.model.params))
+        undisturbed.train()
+        with tempfile.TemporaryDirectory() as folder:
+            first, before, _ = solver(checkpoint=folder, stop=data.draw(whole(1, undisturbed.end - 1)))
+            first.train()
+            assert before[-1].startswith("Stopped by Ctrl-C after iteration ")
+            second, after, again = solver(checkpoint=folder)
+            assert second.resume() and second.iteration == first.iteration
+            second.train()
+        assert outcome(second) == outcome(undisturbed)
+        assert [line for line in before + after if line[0] == "("] == lines
+        assert again and again == measured[-len(again) :]
+        resumed += 1
+        moved += start != bits(dict(undisturbed.model.params))
+
+    same()
+    assert moved >= times(20, 500) / 2
+    tell("trainings of random graphs that went on from a checkpoint to the same bits", resumed)
+    tell("of them, trainings that moved parameters", moved)
 
 
 def test_a_graph_out_of_plain_data_is_the_graph_that_went_in():
