@@ -31,7 +31,7 @@ def tell(what: str, number: float) -> None:
 def table(lines: list[str]) -> str:
     """The figures of a run; of one that was noted twice, the last. Those that are alike but for what stands behind a
     comma are added up too."""
-    figures = dict(json.loads(line) for line in sorted(lines))
+    figures = dict(json.loads(line) for line in lines)
     families: dict[str, list[int]] = {}
     for what, number in figures.items():
         if ", " in what and isinstance(number, int):

@@ -233,7 +233,7 @@ def test_a_training_that_goes_on_from_a_checkpoint_is_the_one_that_was_never_sto
     same()
     assert moved >= times(20, 500) / 2
     tell("trainings of random graphs that went on from a checkpoint to the same bits", resumed)
-    tell("of them, trainings that moved parameters", moved)
+    tell("trainings of random graphs whose parameters moved", moved)
 
 
 def test_a_graph_out_of_plain_data_is_the_graph_that_went_in():
