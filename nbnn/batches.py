@@ -32,7 +32,7 @@ _MOST_MARKS = 64  # things that are begun and not ended; a batch has four at onc
 _LONGEST_TUPLE = 16  # a dtype's description has eight
 _LONG_LINE = 300
 _LONG_TEXT = 1 << 16  # text from here on can only be an array's bytes
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
 _DTYPES = ("b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 _ESCAPED = re.compile(rb"(?:[^\\]|\\[\\'\"nrt]|\\x[0-9a-fA-F]{2})*+")  # what Python writes between quotes
 
@@ -207,8 +207,8 @@ class _Machine:
         start, self.at = self.at, end + 1
         return self.content[start:end]
 
-    def decimal(self) -> int:
-        line = self.line().removesuffix(b"L")
+    def decimal(self, end: bytes = b"") -> int:
+        line = self.line().removesuffix(end)
         if not re.fullmatch(rb"[+-]?(?:0|[1-9][0-9]{0,39})", line):  # 010 is 8 to one Python and nothing to another
             raise _Refused(f"{line[:40]!r} is no whole number")
         return int(line)
@@ -260,6 +260,8 @@ class _Machine:
         return found
 
     def remember(self, key: int) -> None:
+        if key < 0:
+            raise _Refused(f"byte {self.at} stores a value under {key}")
         self.memo[key] = self.top()
 
     def recall(self, key: int) -> None:
@@ -444,7 +446,7 @@ _OPCODES: dict[bytes, Callable[[_Machine], Any]] = {
     b"\x88": lambda m: m.push(True),
     b"\x89": lambda m: m.push(False),
     b"I": _Machine.integer,
-    b"L": lambda m: m.push(m.decimal()),
+    b"L": lambda m: m.push(m.decimal(b"L")),
     b"K": lambda m: m.push(m.number("B")),
     b"M": lambda m: m.push(m.number("<H")),
     b"J": lambda m: m.push(m.number("<i")),

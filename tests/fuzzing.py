@@ -2,7 +2,8 @@
 
 The promise: whatever is in a file, its reader gives what the file says or raises the library's own error, in a
 sentence that can be printed, within a second and with new memory of at most twice the file's size. `ROOM` comes on top:
-whatever Python makes of a file begins with small objects, and the plan of a net of a hundred nodes takes half of it.
+whatever Python makes of a file begins with small objects, and the plan of a net of a hundred nodes takes half of it. In
+small files the room decides, so one input in fifty is a large file.
 
 Memory is what tracemalloc counts, to which NumPy reports its arrays. Every input follows from the kind of file, a seed
 and a number alone; a failure names all three, and `damaged(kind, seed, number)` gives the bytes again.
@@ -23,6 +24,7 @@ from typing import Any
 
 SECONDS = 1.0
 ROOM = 1 << 20
+LARGE = 0.02  # of the inputs of a kind that has large files
 LONGEST_SENTENCE = 2000  # characters, the name of the file left out
 Damage = Callable[[bytes, random.Random], bytes]
 
@@ -33,7 +35,8 @@ class ForeignError(Exception):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: good ones, what is done to them, how they are read, and what is right.
+    """A kind of file: good ones, what is done to them, how they are read, and what is right. `large` are good ones that
+    need more than the room.
 
     `check(found, content)` asserts that what was loaded is what the bytes say, read in another way. `error` is the one
     type that may be raised, and no subclass of it. `size` is what twice as much memory may be taken of: for a packed
@@ -50,22 +53,24 @@ class Kind:
     names_file: bool = True
     size: Callable[[bytes], int] = len
     harmless: Callable[[], bool] = lambda: True
+    large: Sequence[bytes] = ()
 
 
 def damaged(kind: Kind, seed: int, number: int) -> bytes:
     """Input `number`: a good file after a damage of its kind, and every fourth after another of any kind."""
     rng = random.Random(f"{kind.name} {seed} {number}")
-    content = rng.choice([*kind.damages, *ANY])(rng.choice(kind.good), rng)
+    good = kind.large if kind.large and rng.random() < LARGE else kind.good
+    content = rng.choice([*kind.damages, *ANY])(rng.choice(good), rng)
     while rng.random() < 0.25:
         content = rng.choice(ANY)(content, rng)
     return content
 
 
 def fuzz(kind: Kind, folder: Any, count: int, *, seed: int = 0, seconds: float = SECONDS) -> Counter:
-    """Read `count` damaged files; returns how many were loaded and how many refused. What foreign parsers refuse is
-    not counted, so that every counted input has reached our code."""
-    path = folder / kind.file
-    for content in kind.good:  # imports what is needed, and shows that the reader refuses nothing good
+    """Read `count` damaged files, and at last the good ones; returns how many were loaded, how many refused, and how
+    many were large. What foreign parsers refuse is not counted, so that every counted input has reached our code."""
+    path, whole = folder / kind.file, [*kind.good, *kind.large]
+    for content in whole:  # imports what is needed, and shows that the reader refuses nothing good
         path.write_bytes(content)
         kind.check(kind.read(path), content)
     outcomes: Counter = Counter()
@@ -74,13 +79,23 @@ def fuzz(kind: Kind, folder: Any, count: int, *, seed: int = 0, seconds: float =
         while outcomes["loaded"] + outcomes["refused"] < count:
             content = damaged(kind, seed, number)
             path.write_bytes(content)
-            try:
+            with _named(f"{kind.name}, seed {seed}, input {number} ({len(content)} bytes)"):
                 outcomes[_outcome(kind, path, content, seconds)] += 1
-            except AssertionError as problem:
-                where = f"{kind.name}, seed {seed}, input {number} ({len(content)} bytes)"
-                raise AssertionError(f"{where}: {problem}") from problem.__cause__
+            outcomes["large"] += kind.size(content) > ROOM
             number += 1
+        for place, content in enumerate(whole):
+            path.write_bytes(content)
+            with _named(f"{kind.name}, good file {place} ({len(content)} bytes)"):
+                assert _outcome(kind, path, content, seconds) == "loaded", "it was not loaded"
     return outcomes
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    try:
+        yield
+    except AssertionError as problem:
+        raise AssertionError(f"{where}: {problem}") from problem.__cause__
 
 
 def judged(kind: Kind, path: Any, content: bytes, *, room: int = ROOM) -> str:

@@ -191,6 +191,13 @@ def length(content, rng):
 SAFETENSORS = (*map(mostly_sealed, (in_header, in_header, other_dtype, no_number)), length)
 
 
+@functools.cache
+def large_models():
+    wide = Graph([Affine(300), ReLU(), Affine(5)], input=2500, loss="softmax")
+    deep = Graph([Conv(160, 3, pad=1), BatchNorm(), ReLU(), Conv(160, 3)], input=(100, 6, 6))
+    return [model_bytes(wide), model_bytes(deep, dtype="float64")]
+
+
 def model_files(folder):
     return Kind(
         "model file",
@@ -200,6 +207,7 @@ def model_files(folder):
         lambda path: nbnn.load(path, backend="numpy"),
         is_the_model,
         files.FileError,
+        large=large_models(),
     )
 
 
@@ -214,18 +222,32 @@ def in_position(content, rng):
     return joined(header, body)
 
 
+LARGE_NET = Graph([Affine(1000), ReLU(), Affine(3)], input=72, loss="svm")
+
+
+def solver_of_checkpoints(folder=None, *, large=False):
+    model = nbnn.compile(LARGE_NET, dtype="float64", backend="numpy") if large else None
+    return solver_of("vectors", folder, model=model, num_epochs=1, log=len)
+
+
+@functools.cache
+def written_checkpoints(*, large=False):
+    with tempfile.TemporaryDirectory() as folder:
+        solver_of_checkpoints(folder, large=large).train()
+        found = []
+        for path in sorted(pathlib.Path(folder).glob("0*.safetensors")):
+            header, body = parts(path.read_bytes())
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors writes it in any order
+            found.append(joined(header, body))
+        return found
+
+
 def checkpoints(folder):
-    """Read by one and the same Solver: what is refused leaves it as it was."""
-    run = pathlib.Path(tempfile.mkdtemp(dir=folder))
-    solver_of("vectors", run, num_epochs=1, log=len).train()
-    good = []
-    for path in sorted(run.glob("0*.safetensors")):
-        header, body = parts(path.read_bytes())
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors writes it in any order
-        good.append(joined(header, body))
-    reader = solver_of("vectors", num_epochs=1, log=len)
+    """Read by one and the same Solver, or by that of the large net: what is refused leaves it as it was."""
+    solvers = [solver_of_checkpoints(large=large) for large in (False, True)]
 
     def read(path):
+        reader = solvers[path.stat().st_size > fuzzing.ROOM]
         before = outcome(reader)
         try:
             reader.resume(path)
@@ -252,7 +274,16 @@ def checkpoints(folder):
             assert value.tobytes() == body[begin:end], f"{name} is another"
 
     damages = (*SAFETENSORS, *map(mostly_sealed, (in_position,) * 4))
-    return Kind("checkpoint", "00000009.safetensors", good, damages, read, is_the_checkpoint, files.FileError)
+    return Kind(
+        "checkpoint",
+        "00000009.safetensors",
+        written_checkpoints(),
+        damages,
+        read,
+        is_the_checkpoint,
+        files.FileError,
+        large=written_checkpoints(large=True)[-1:],
+    )
 
 
 # ---- graphs
@@ -325,21 +356,23 @@ def is_cifar(record, classes):
 
 
 def cifar10_files(folder):
-    good = [binary(*made(count, count)) for count in (1, 2, 3)]
-    read, check = formats.read_cifar10_batch, is_cifar(3073, 10)
-    return Kind("CIFAR-10 binary", "data_batch_1.bin", good, (other_label(3073),) * 3, read, check, ValueError)
+    *good, large = [binary(*made(count, count)) for count in (1, 2, 3, 1000)]
+    read, check, damages = formats.read_cifar10_batch, is_cifar(3073, 10), (other_label(3073),) * 3
+    return Kind("CIFAR-10 binary", "data_batch_1.bin", good, damages, read, check, ValueError, large=[large])
+
+
+def read_cifar100(path):
+    data = readers.cifar100(path.parent, num_validation=0)
+    return data["X_train"], data["y_train"]
 
 
 def cifar100_files(folder):
-    def read(path):
-        data = readers.cifar100(path.parent, num_validation=0)
-        return data["X_train"], data["y_train"]
-
     def both(pictures, fine):
         return binary(pictures, fine // 5, fine)
 
-    good = [both(*made(count, count, 100)) for count in (1, 2, 3)]
-    return Kind("CIFAR-100 binary", "train.bin", good, (other_label(3074),) * 3, read, is_cifar(3074, 100), ValueError)
+    *good, large = [both(*made(count, count, 100)) for count in (1, 2, 3, 1000)]
+    check, damages = is_cifar(3074, 100), (other_label(3074),) * 3
+    return Kind("CIFAR-100 binary", "train.bin", good, damages, read_cifar100, check, ValueError, large=[large])
 
 
 # ---- CIFAR in python batches
@@ -401,22 +434,48 @@ class Reference(pickle._Unpickler):
         return super().find_class(module, name)
 
 
-def is_the_batch(found, content):
+def is_the_batch(found, content, key="labels", classes=10):
     """Pictures and labels are those that Python itself reads, names of code left out."""
     pictures, labels = found
     by_python = Reference(io.BytesIO(content), encoding="latin1").load()
-    named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in by_python.items()}
+    named = {word.decode("latin1") if isinstance(word, bytes) else word: value for word, value in by_python.items()}
     assert (pictures.dtype, pictures.shape) == (np.uint8, (len(pictures), 3, 32, 32))
     assert pictures.tobytes() == np.ascontiguousarray(named["data"]).tobytes(), "other pictures"
-    assert labels.dtype == np.int64 and labels.tolist() == [int(k) for k in named["labels"]], "other labels"
-    assert len(labels) == len(pictures) and all(0 <= k < 10 for k in labels)
+    assert labels.dtype == np.int64 and labels.tolist() == [int(k) for k in named[key]], "other labels"
+    assert len(labels) == len(pictures) and all(0 <= k < classes for k in labels)
+
+
+BATCH_DAMAGES = (with_opcodes, with_opcodes, with_words, with_words)
+
+
+@functools.cache
+def large_batches():
+    """In protocols 0 to 2 bytes are text, which is read in another way."""
+    names = ("python2", "python3 protocol 0", "python3 protocol 2", "python3 protocol 4", "columns first, protocol 1")
+    return [WRITERS[name](*made(700, place)) for place, name in enumerate(names)]
 
 
 def python_batches(folder):
     good = [write(*made(1 + place % 2, place)) for place, write in enumerate(WRITERS.values()) if write is not binary]
-    damages = (with_opcodes, with_opcodes, with_words, with_words)
     read = formats.read_cifar10_batch
-    return Kind("python batch", "data_batch_1", good, damages, read, is_the_batch, ValueError)
+    return Kind(
+        "python batch", "data_batch_1", good, BATCH_DAMAGES, read, is_the_batch, ValueError, large=large_batches()
+    )
+
+
+def batch_of_100(protocol, count, keys=str):
+    """A batch of CIFAR-100 as Python 3 writes it."""
+    pictures, fine = made(count, protocol, 100)
+    both = {"fine_labels": fine.tolist(), "coarse_labels": (fine // 5).tolist()}
+    batch = {"filenames": [b"a.png"] * count, "batch_label": b"one", **both, "data": pictures}
+    return pickle.dumps({keys(key): value for key, value in batch.items()}, protocol)
+
+
+def python_batches_of_100(folder):
+    good = [batch_of_100(protocol, 1 + protocol % 2, keys) for protocol in PROTOCOLS for keys in (str, str.encode)]
+    check = functools.partial(is_the_batch, key="fine_labels", classes=100)
+    large = [batch_of_100(protocol, 700) for protocol in (0, 2)]
+    return Kind("CIFAR-100 python batch", "train", good, BATCH_DAMAGES, read_cifar100, check, ValueError, large=large)
 
 
 # ---- batches that want to run something
@@ -571,14 +630,22 @@ def idx_arrays():
         yield idx(rng.integers(-9, 9, (2, 3, 4)).astype(dtype), code)
 
 
+@functools.cache
+def large_idx_arrays():
+    """One that gzip cannot make smaller, and one that it can."""
+    rng = np.random.default_rng(0)
+    wide = np.arange(600_000, dtype=">i4").reshape(10, 100, 600) % 10
+    return [idx(rng.integers(0, 256, (3000, 28, 28), np.uint8)), idx(wide.astype(">i4"), 12)]
+
+
 def packed(content, level=1):
     """A gzip file without the time at which it was made."""
     return gzip.compress(content, level, mtime=0)
 
 
 def idx_files(folder):
-    damages = (other_shape,) * 4
-    return Kind("idx", "a-idx3-ubyte", list(idx_arrays()), damages, formats.read_idx, is_the_array, ValueError)
+    damages, good, large = (other_shape,) * 4, list(idx_arrays()), large_idx_arrays()
+    return Kind("idx", "a-idx3-ubyte", good, damages, formats.read_idx, is_the_array, ValueError, large=large)
 
 
 def unpacked(content):
@@ -620,14 +687,15 @@ def two_members(content, rng):
 
 
 def idx_gz_files(folder):
-    good = [packed(content) for content in idx_arrays()]
+    good, large = ([packed(content) for content in contents] for contents in (idx_arrays(), large_idx_arrays()))
     damages = (*(inside(d) for d in (other_shape, *fuzzing.ANY)), bomb, two_members)
     read = formats.read_idx
 
     def check(found, content):
         is_the_array(found, gzip.decompress(content))
 
-    return Kind("packed idx", "a-idx3-ubyte.gz", good, damages, read, check, ValueError, size=packed_size)
+    name = "a-idx3-ubyte.gz"
+    return Kind("packed idx", name, good, damages, read, check, ValueError, size=packed_size, large=large)
 
 
 # ---- the table: what makes the kind, inputs in `make test`, inputs in `make soak`
@@ -640,6 +708,7 @@ KINDS = {
     cifar10_files: (80, 1500),
     cifar100_files: (80, 1500),
     python_batches: (200, 4000),
+    python_batches_of_100: (80, 1500),
     hostile_batches: (150, 3000),
     idx_files: (120, 2000),
     idx_gz_files: (120, 2000),
@@ -654,8 +723,12 @@ def test_a_damaged_file_loads_as_what_it_says_or_is_refused(tmp_path, make):
     found = child(FUZZ, make.__name__, str(count), str(tmp_path))
     assert (found.returncode, found.stderr) == (0, ""), found.stderr[-3000:]
     outcomes = Counter(json.loads(found.stdout))
+    kind = make(tmp_path)
     assert outcomes["loaded"] > count / 100 and outcomes["refused"] > count / 5, outcomes
-    tell(f"damaged inputs read, {make(tmp_path).name}", count)
+    assert outcomes["large"] >= (count // 200 if kind.large else 0), outcomes
+    tell(f"damaged inputs read, {kind.name}", count)
+    if kind.large:
+        tell(f"damaged inputs larger than a megabyte, {kind.name}", outcomes["large"])
 
 
 FUZZ = """
@@ -681,6 +754,13 @@ def arrays_of_idx(folder, read, **changes):
 def wasteful(path):
     np.empty(len(path.read_bytes()) * 2 + fuzzing.ROOM + 1000, np.uint8)
     return formats.read_idx(path)
+
+
+def greedy(path):
+    """It takes more than twice the file: what a small file has room for."""
+    found = formats.read_idx(path)
+    np.empty(3 * found.nbytes, np.uint8)
+    return found
 
 
 def slow(path):
@@ -730,6 +810,7 @@ def other_order(path):
 
 PLANTED = {
     wasteful: "it allocated ",
+    greedy: "it allocated ",
     slow: "it took 0.0",
     leaking: "KeyError instead of ValueError: 'shape'",
     of_a_subclass: "UnicodeError instead of ValueError: ",
@@ -752,6 +833,7 @@ def test_a_planted_fault_is_found(tmp_path, read):
     where, what = re.fullmatch(r"idx, seed 0, input (\d+) \(\d+ bytes\): (.*)", str(caught.value), re.DOTALL).groups()
     assert what.startswith(PLANTED[read])
     again = fuzzing.damaged(kind, 0, int(where))  # the message is enough to have the input again
+    assert len(again) > fuzzing.ROOM or read is not greedy
     assert again == (tmp_path / kind.file).read_bytes() == fuzzing.damaged(idx_files(tmp_path), 0, int(where))
 
 
@@ -788,7 +870,7 @@ def test_every_damage_damages(tmp_path):
         first = [fuzzing.damaged(kind, 0, number) for number in range(60)]
         assert first == [fuzzing.damaged(kind, 0, number) for number in range(60)]
         assert first != [fuzzing.damaged(kind, 1, number) for number in range(60)]
-        assert len({*first} - {*kind.good}) > 40
+        assert len({*first} - {*kind.good, *kind.large}) > 40
         for damage in (*kind.damages, *fuzzing.ANY):
             rng = random.Random(0)
             assert any(damage(rng.choice(kind.good), rng) not in kind.good for _ in range(20))

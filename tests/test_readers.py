@@ -436,6 +436,8 @@ BOMBS = {
     "texts again and again": b"c_codecs\nencode\nq\x00" + TEXT + b"q\x01" + b"h\x00h\x01X\x06\0\0\0latin1\x86R" * 1000,
     "a huge number": b"I" + b"9" * 100_000 + b"\n.",
     "a number that begins with 0": b"}S'a'\nI010\ns.",
+    "a number with the end of a long one": b"}S'a'\nI5L\ns.",
+    "a memo below 0": b"}p-5\n.",
     "a dtype of odd settings": b"}X\1\0\0\0acnumpy\ndtype\nX\x02\0\0\0u1K\x06\x88\x87Rs.",
     "an endless line": b"S'" + b"a" * 1_000_000,
     "an escape": b"}S'a\\q'\nNs.",
