@@ -111,9 +111,12 @@ def pool(draw: Any) -> list[Case]:
 
 
 def norm(draw: Any) -> list[Case]:
+    """Of batches and of groups of channels."""
     shape = pictures(draw)
-    settings = {"groups": draw(st.just(0) | divisors(shape[3])), "rectify": draw(whole(0, 1))}
-    rows = cases.norm(f"{shape} {settings}", shape, **settings)
+    rectify, rows = draw(whole(0, 1)), []
+    for groups in (0, draw(divisors(shape[3]))):
+        settings = {"groups": groups, "rectify": rectify}
+        rows += cases.norm(f"{shape} {settings}", shape, **settings)
     # of few numbers some have no spread and are scaled by 316; of many random ones, some products are far above 1
     return [r._replace(size=10.0) if r.kernel == "norm_backward" else r for r in rows] + cases.scale(str(shape), shape)
 
