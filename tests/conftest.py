@@ -31,4 +31,4 @@ def golden(request):
 
 def pytest_terminal_summary(terminalreporter):
     soak.tell("tests that passed", len(terminalreporter.stats.get("passed", ())))
-    soak.tell("minutes that they took", round((time.monotonic() - BEGUN) / 60, 1))
+    soak.tell("tests that passed: minutes", round((time.monotonic() - BEGUN) / 60, 1))

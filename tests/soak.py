@@ -9,14 +9,15 @@ import os
 import pathlib
 import sys
 import time
+from typing import Any
 
 SOAKING = os.environ.get("NBNN_SOAK") == "1"
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "reliability.md"
 BEGIN, END = "<!-- soak -->", "<!-- /soak -->"
 
 
-def times(reduced: int, full: int) -> int:
-    """How often to do something."""
+def times(reduced: Any, full: Any) -> Any:
+    """How often to do something, or what to do it to."""
     return full if SOAKING else reduced
 
 

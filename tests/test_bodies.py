@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+from soak import times
 
 from nbnn import cache, compiling
 
@@ -56,7 +57,7 @@ def test_helpers_compile_a_part_and_the_next_process_compiles_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "broken", ["sys.executable = None", "sys.executable = '/nowhere'", "sys.executable = '/bin/false'"]
+    "broken", ["sys.executable = '/bin/false'", "sys.executable = '/nowhere'", "sys.executable = None"][: times(1, 3)]
 )
 def test_without_helpers_one_process_does_it_all(broken, tmp_path):
     code = f"""

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from cases import CASES, ELEMENTWISE, EXACT, TOLERANCES, Case, Maker, arguments, dropout
 from llvmlite import binding
+from soak import times
 
 import nbnn
 from nbnn.kernels import names, reference
@@ -413,13 +414,17 @@ _FEATURES = binding.get_host_cpu_features()
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names of x86 processors")
-@pytest.mark.parametrize(("processor", "lanes", "needs"), [("haswell", 8, "avx2"), ("nehalem", 4, "sse4.2")])
-def test_kernels_on_narrower_registers(processor, lanes, needs):
+@pytest.mark.parametrize(
+    ("processor", "lanes", "needs", "dtype"), [("haswell", 8, "avx2", "float32"), ("nehalem", 4, "sse4.2", "float64")]
+)
+def test_kernels_on_narrower_registers(processor, lanes, needs, dtype):
+    """In one dtype each, and in a soak in both: all kernels are compiled for it."""
     if not _FEATURES.get(needs):
         pytest.skip(f"this processor has no {needs}")
     if lanes_of("float32") == lanes:
         pytest.skip(f"the other tests have run with {lanes} lanes")
-    code = f"import test_kernels as t; assert [t.lanes_of(d) for d in t.DTYPES] == {[lanes, lanes // 2]}; t.run_rows()"
+    code = f"import test_kernels as t; assert [t.lanes_of(d) for d in t.DTYPES] == {[lanes, lanes // 2]}; "
+    code += f"t.run_rows(dtypes={times((dtype,), DTYPES)})"
     _demand_all_rows(_child(code, NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=""))
 
 
