@@ -108,14 +108,12 @@ def places(typing, first, count, middle, inner, outer_step, middle_step, inner_s
                 offset = anywhere()
                 far = [builder.extract_element(offset, ir.IntType(32)(i)) for i in range(ROWS)]
                 from_far = builder.block
+        found = [builder.phi(_INT64) for _ in range(ROWS)]
         result = ir.Constant(ir.ArrayType(_INT64, ROWS), ir.Undefined)
-        for i in range(ROWS):
-            place = builder.phi(_INT64)
+        for i, place in enumerate(found):
             place.add_incoming(near[i], from_run)
             place.add_incoming(far[i], from_far)
-            near[i] = place
-        for i in range(ROWS):
-            result = builder.insert_value(result, near[i], i)
+            result = builder.insert_value(result, place, i)
         return result
 
     return Places()(*[types.int64] * 7), emit
