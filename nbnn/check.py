@@ -10,6 +10,7 @@ import numpy as np
 
 from nbnn.graph import Graph
 from nbnn.op import Form
+from nbnn.ops import BatchNorm, GroupNorm
 from nbnn.words import align
 
 if TYPE_CHECKING:
@@ -131,14 +132,16 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
             model.state, model.grads = state, grads_before  # type: ignore[assignment]
         exact_loss, exact_grads = exact.loss(x, y)
         rows.append(Row("loss", "reference", relative_error(loss, exact_loss), tolerance))
-        # the gradients of the scores are about 1 / batch, and may cancel
-        largest = max([1 / batch, *(np.abs(g).max(initial=0.0) for g in exact_grads.values())])
+        largest = max((np.abs(g).max(initial=0.0) for g in exact_grads.values()), default=0.0)
+        unit = max(largest, 1 / batch)  # of what adds up to a gradient: those of the scores are about 1 / batch
         rounded_grads = rounded.loss(x, y)[1]
+        # in units of the last place; norms of channels without spread multiply by 1 / sqrt(1e-5)
+        spread = 1024 if any(isinstance(node, (BatchNorm, GroupNorm)) for node in graph.nodes) else 32
         for name, wanted in exact_grads.items():
             size = np.abs(wanted).max(initial=0.0)
-            if size <= VANISHED * largest:
-                error = relative_error(np.append(grads[name], largest), np.append(wanted, largest))
-                rows.append(Row(f"gradient of {name}", "zero", error, 1024 * float(np.finfo(model.dtype).eps)))
+            if size <= max(VANISHED * largest, 4096 * np.finfo(np.float64).eps * unit):
+                error = relative_error(np.append(grads[name], unit), np.append(wanted, unit))
+                rows.append(Row(f"gradient of {name}", "zero", error, spread * float(np.finfo(model.dtype).eps)))
                 continue
             scale = max(size, 1e-6 * largest)
             # Where most of it cancels, how much of the rest is rounding the reference in the same dtype tells; it adds

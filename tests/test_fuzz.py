@@ -899,7 +899,7 @@ def child(program, *arguments):
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=times(120, 600),
     )
 
 
