@@ -282,6 +282,8 @@ def import_text(text: str, *, jitted: bool) -> ModuleType:
     name = f"step_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
     path = (cache.home() if jitted else cache.folder("reference")) / f"{name}.py"
     if not path.is_file() or path.read_bytes() != text.encode():
+        if path.is_dir():
+            _throw_away(path)
         cache.write_atomically(path, text.encode())
     spec = importlib.util.spec_from_loader(f"nbnn_{name}", _Loader(f"nbnn_{name}", str(path)))
     if spec is None or spec.loader is None:

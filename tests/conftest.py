@@ -1,6 +1,7 @@
 """`pytest --rewrite-golden` writes the golden texts anew; look at their diff before you keep them."""
 
 import pathlib
+import signal
 import time
 
 import pytest
@@ -8,6 +9,13 @@ import soak
 
 BEGUN = time.monotonic()
 FOLDER = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_configure(config):
+    """Shells start what goes on in the background with Ctrl-C ignored, and a Solver then ignores it as well; the tests
+    send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
