@@ -828,10 +828,7 @@ def _nan_row(x: np.ndarray) -> None:
 
 
 LOSS = [
-    *(
-        loss("softmax_loss", f"{k} classes", n, k, 0.0)
-        for n, k in ((3, 1), (4, 2), (9, 10), (4, 16), (5, 17), (7, 40))
-    ),
+    *(loss("softmax_loss", f"{k} classes", n, k, 0.0) for n, k in ((3, 1), (4, 2), (9, 10), (4, 16), (5, 17), (7, 40))),
     loss("softmax_loss", "one example, nearly equal scores", 1, 3, 0.0, change=_nearly_equal),
     *(loss("softmax_loss", f"{k} classes, smooth labels", 5, k, 0.1) for k in (1, 3, 33)),
     loss("softmax_loss", "huge equal scores", 3, 10, 0.0, change=_huge_and_equal),
