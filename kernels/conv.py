@@ -11,10 +11,10 @@ partial[s], the sum over its own share of the examples; `add_slots` then adds th
 slots comes with the arrays, so the order of every addition is the same for any number of threads.
 """
 
-from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space3, inlined, kernel, step
+from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space3, inlined, kernel, own, step
 from nbnn.kernels.pool import clear
 from nbnn.kernels.simd import fill, lane_between, lanes, load, pointer, select, store
-from nbnn.kernels.tile import HALF, ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
+from nbnn.kernels.tile import HALF, ROWS, in_line, load_tile, multiply, places, start_tile, store_tile, zero_tile
 
 IN_CACHE = (
     1 << 20
@@ -142,7 +142,7 @@ def _spread(dyn, dy, first, count, turned, columns, width):
     cells = turned.shape[2]
     for p in range(first, first + count, ROWS):
         from_dy = places(p, first + count, dy.shape[1], dy.shape[2], 0, step(dy, 1), step(dy, 2))
-        to_columns = places(p - first, count, 1, count, 0, 0, width)
+        to_columns = in_line(p - first, count, width)
         for k in range(0, cells, 2 * lanes(dy)):
             b = pointer(turned) + k
             if cells - k > lanes(dy):
@@ -175,7 +175,7 @@ def conv_backward_data_narrow(
     the worker's room, then added where it belongs.
     """
     channels, together = dx.shape[3], room.shape[1]
-    columns, width = pointer(room) + worker * step(room, 0), step(room, 1)
+    columns, width = own(room, worker), step(room, 1)
     for n in range(first, last):
         dyn, dxn = pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
         clear(dx, n)
@@ -201,7 +201,7 @@ def _weights_columns(xn, x, dyn, stride, dilation, dy, group, dws, dw, f, fresh,
     cells = dw.shape[1] * dw.shape[2] * dw.shape[3]
     for i in range(0, cells, ROWS):
         from_x = places(i, cells, dw.shape[2], dw.shape[3], dilation * step(x, 1), dilation * step(x, 2), 1)
-        to_dw = places(i, cells, 1, cells, 0, 0, step(dw, 3))
+        to_dw = in_line(i, cells, step(dw, 3))
         if fresh:
             t = zero_tile(dws, vectors)
         else:

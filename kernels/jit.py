@@ -16,6 +16,7 @@ from numba import njit, types
 from numba.core.extending import intrinsic
 
 from nbnn import compiling
+from nbnn.kernels.simd import pointer
 
 # Never nnan or ninf: a NaN must survive. And not reassoc: Numba lays these flags on every instruction of a kernel, and
 # the order of additions is ours; exp even rounds by adding and subtracting a constant, which reassoc would cancel.
@@ -72,6 +73,12 @@ def step(typing, x, axis):
         return builder.ashr(builder.extract_value(strides, axis.literal_value), ir.IntType(64)(shift))
 
     return types.int64(x, axis), emit
+
+
+@inlined
+def own(space, worker):
+    """Where the room of a worker begins."""
+    return pointer(space) + worker * step(space, 0)
 
 
 def compiled(function):

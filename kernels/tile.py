@@ -119,6 +119,24 @@ def places(typing, first, count, middle, inner, outer_step, middle_step, inner_s
     return Places()(*[types.int64] * 7), emit
 
 
+@intrinsic
+def in_line(typing, first, count, step):
+    """Where rows first, first + 1, ... are, `step` (not below 0) from each to the next; `count` in all, the last one
+    repeats."""
+
+    def emit(context, builder, sig, args):
+        first, count, step = args
+        start, last = builder.mul(first, step), builder.mul(builder.sub(count, _INT64(1)), step)
+        result = ir.Constant(ir.ArrayType(_INT64, ROWS), ir.Undefined)
+        for i in range(ROWS):
+            place = builder.add(start, builder.mul(step, _INT64(i)))
+            place = builder.select(builder.icmp_signed("<", place, last), place, last)
+            result = builder.insert_value(result, place, i)
+        return result
+
+    return Places()(*[types.int64] * 3), emit
+
+
 def _cells(kind):
     return [(i, j, i * kind.vectors + j) for i in range(ROWS) for j in range(kind.vectors)]
 

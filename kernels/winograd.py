@@ -24,9 +24,9 @@ from numba.core.extending import intrinsic
 
 from nbnn.kernels.constants import POINTS, TILE, TILE_READS
 from nbnn.kernels.conv import clear_spare
-from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space4, inlined, kernel, step
+from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space4, inlined, kernel, own, step
 from nbnn.kernels.simd import _INT64, at, fill, lanes, load, pointer, spread, store
-from nbnn.kernels.tile import ROWS, load_tile, multiply, places, start_tile, store_tile, zero_tile
+from nbnn.kernels.tile import ROWS, in_line, load_tile, multiply, start_tile, store_tile, zero_tile
 
 ONE = POINTS + 1  # the point (1, 1) among the 36
 
@@ -143,12 +143,6 @@ _values_to_dw = _both_ways(places_of_dw, POINTS)
 
 
 @inlined
-def own(space, worker):
-    """Where the room of a worker begins."""
-    return pointer(space) + worker * step(space, 0)
-
-
-@inlined
 def _place_of(tile, down, across):
     """The example, row and column at which a tile of the batch begins."""
     n, rest = tile // (down * across), tile % (down * across)
@@ -192,15 +186,15 @@ _take_x, _take_dy = _taker(_x_to_values, TILE_READS), _taker(_dy_to_values, TILE
 
 
 @inlined
-def _give_y(m, first, count, down, across, patch, y, f, filters, worker):
-    """The places of tiles first ... of y from their products, filters f ... f + filters."""
+def _give_y(m, first, count, down, across, patch, y, worker):
+    """The places of tiles first ... of y from their products."""
     spare, width = own(patch, worker), lanes(y)
     for t in range(count):
         n, i, j = _place_of(first + t, down, across)
         below, right = y.shape[1] - i, y.shape[2] - j
-        for c in range(0, filters, width):
-            target = pointer(y) + (n * step(y, 0) + i * step(y, 1) + j * step(y, 2) + f + c)
-            from_m = own(m, worker) + (t * step(m, 2) + c)
+        for f in range(0, y.shape[3], width):
+            target = pointer(y) + (n * step(y, 0) + i * step(y, 1) + j * step(y, 2) + f)
+            from_m = own(m, worker) + (t * step(m, 2) + f)
             if below >= TILE and right >= TILE:
                 _values_to_y(from_m, POINTS * step(m, 1), step(m, 1), target, step(y, 1), step(y, 2))
             else:
@@ -211,17 +205,25 @@ def _give_y(m, first, count, down, across, patch, y, f, filters, worker):
 
 
 @inlined
-def _products(v, u, b, f, count, channels, m, worker, vectors):
-    """m[p, t] = sum over c of v[p, t, c] * u[p, c, f ...], for one panel of filters."""
+def _panel(vp, v, up, u, bp, start, mp, m, count, channels, vectors):
+    for t in range(0, count, ROWS):
+        from_v, to_m = in_line(t, count, step(v, 2)), in_line(t, count, step(m, 2))
+        c = start_tile(bp, vectors) if start else zero_tile(mp, vectors)
+        store_tile(mp, to_m, multiply(vp, from_v, 0, 0, 1, up, 0, 0, step(u, 1), 1, 1, channels, c))
+
+
+@inlined
+def _products(v, u, b, count, channels, filters, m, worker):
+    """m[p, t, f] = sum over c of v[p, t, c] * u[p, c, f]. Point by point, because what belongs to one stays near: panel
+    by panel of filters, each through all points, is 0.6 times as fast with 256 filters, 0.8 times with 64."""
     for p in range(POINTS * POINTS):
-        vp, up, mp = own(v, worker) + p * step(v, 1), pointer(u) + (p * step(u, 0) + f), own(m, worker) + p * step(m, 1)
-        for t in range(0, count, ROWS):
-            from_v, to_m = places(t, count, 1, count, 0, 0, step(v, 2)), places(t, count, 1, count, 0, 0, step(m, 2))
-            if p == ONE:
-                c = start_tile(pointer(b) + f, vectors)
+        for f in range(0, filters, 2 * lanes(v)):
+            vp, up = own(v, worker) + p * step(v, 1), pointer(u) + (p * step(u, 0) + f)
+            mp, bp = own(m, worker) + (p * step(m, 1) + f), pointer(b) + f
+            if filters - f > lanes(v):
+                _panel(vp, v, up, u, bp, p == ONE, mp, m, count, channels, 2)
             else:
-                c = zero_tile(mp, vectors)
-            store_tile(mp, to_m, multiply(vp, from_v, 0, 0, 1, up, 0, 0, step(u, 1), 1, 1, channels, c))
+                _panel(vp, v, up, u, bp, p == ONE, mp, m, count, channels, 1)
 
 
 @kernel(each="w", axis=2, intensity=8)
@@ -239,35 +241,35 @@ def conv_forward_winograd(
 ):
     """conv_forward from the values of w: 2.8 to 3 times as fast from 64 channels on, 1.9 times with 32."""
     down, across = (y.shape[1] + TILE - 1) // TILE, (y.shape[2] + TILE - 1) // TILE
-    channels, filters, together, width = x.shape[3], y.shape[3], v.shape[2], lanes(x)
+    channels, filters, together = x.shape[3], y.shape[3], v.shape[2]
     end = last * down * across
     for tile in range(first * down * across, end, together):
         count = min(together, end - tile)
         _take_x(x, 0, channels, tile, count, down, across, patch, v, worker)
-        for f in range(0, filters, 2 * width):
-            if filters - f > width:
-                _products(v, u, b, f, count, channels, m, worker, 2)
-                _give_y(m, tile, count, down, across, patch, y, f, 2 * width, worker)
-            else:
-                _products(v, u, b, f, count, channels, m, worker, 1)
-                _give_y(m, tile, count, down, across, patch, y, f, width, worker)
+        _products(v, u, b, count, channels, filters, m, worker)
+        _give_y(m, tile, count, down, across, patch, y, worker)
 
 
 @inlined
-def _add_products(v, q, f, count, channels, sums, fresh, worker, vectors):
-    """sums[p, c] (+)= sum over tiles t of v[p, t, c] * q[p, t, f ...], for one panel of filters."""
+def _add_panel(vp, v, qp, q, place, sums, fresh, count, channels, vectors):
+    for c in range(0, channels, ROWS):
+        from_v, to_sums = in_line(c, channels, 1), in_line(c, channels, step(sums, 2))
+        t = zero_tile(place, vectors) if fresh else load_tile(place, to_sums, vectors)
+        t = multiply(vp, from_v, 0, 0, step(v, 2), qp, 0, 0, step(q, 2), 1, 1, count, t)
+        store_tile(place, to_sums, t)
+
+
+@inlined
+def _add_products(v, q, count, channels, filters, sums, fresh, worker):
+    """sums[p, c, f] (+)= sum over tiles t of v[p, t, c] * q[p, t, f], point by point."""
     for p in range(POINTS * POINTS):
-        vp, qp = own(v, worker) + p * step(v, 1), own(q, worker) + (p * step(q, 1) + f)
-        place = own(sums, worker) + (p * step(sums, 1) + f)
-        for i in range(0, channels, ROWS):
-            from_v = places(i, channels, 1, channels, 0, 0, 1)
-            to_sums = places(i, channels, 1, channels, 0, 0, step(sums, 2))
-            if fresh:
-                c = zero_tile(place, vectors)
+        for f in range(0, filters, 2 * lanes(v)):
+            vp, qp = own(v, worker) + p * step(v, 1), own(q, worker) + (p * step(q, 1) + f)
+            place = own(sums, worker) + (p * step(sums, 1) + f)
+            if filters - f > lanes(v):
+                _add_panel(vp, v, qp, q, place, sums, fresh, count, channels, 2)
             else:
-                c = load_tile(place, to_sums, vectors)
-            c = multiply(vp, from_v, 0, 0, step(v, 2), qp, 0, 0, step(q, 2), 1, 1, count, c)
-            store_tile(place, to_sums, c)
+                _add_panel(vp, v, qp, q, place, sums, fresh, count, channels, 1)
 
 
 @kernel(each="items", intensity=16, fills=2)
@@ -301,11 +303,7 @@ def conv_backward_weights_winograd(
             part, fresh = min(together, end - tile), tile == begin
             _take_x(x, c0, channels, tile, part, down, across, patch, v, worker)
             _take_dy(dy, 0, filters, tile, part, down, across, patch, q, worker)
-            for f in range(0, filters, 2 * width):
-                if filters - f > width:
-                    _add_products(v, q, f, part, channels, sums, fresh, worker, 2)
-                else:
-                    _add_products(v, q, f, part, channels, sums, fresh, worker, 1)
+            _add_products(v, q, part, channels, filters, sums, fresh, worker)
             if c0 == 0:
                 for f in range(0, filters, width):
                     total = fill(dy, 0.0) if fresh else load(dbs, f)

@@ -13,6 +13,7 @@ from nbnn.op import LENGTHS, Array, Form
 if TYPE_CHECKING:
     from nbnn.lower import Lowered
 
+CACHE_LINE = 64  # bytes
 SLOT_BYTES = 1 << 25  # partial sums are fewer where together they would need more memory than this
 ARENAS = {
     "params": "params",
@@ -186,13 +187,14 @@ def _up(number: int, multiple: int) -> int:
 
 
 def row_room(net: Registers, columns: int) -> int:
-    """The elements from one row of `columns` numbers to the next: whole registers, and one more where rows would be a
-    multiple of 1 KiB apart: such rows fall into the same few cache sets (measured: the multiply loses up to half of its
-    speed)."""
+    """The elements from one row of `columns` numbers to the next: whole registers, and a cache line more where rows
+    would be a multiple of 1 KiB apart: such rows fall into the same few cache sets (measured: the multiply loses up to
+    half of its speed; a tenth with half a line, one register of AVX2, because pairs of registers then lie across two
+    lines)."""
     if net.lanes == 1:
         return columns
-    room = _up(columns, net.lanes)
-    return room + net.lanes if room * itemsize(net.dtype) % 1024 == 0 else room
+    room, line = _up(columns, net.lanes), CACHE_LINE // itemsize(net.dtype)
+    return room + line if room * itemsize(net.dtype) % 1024 == 0 else room
 
 
 def _strides(net: Registers, array: Array, halo: int, dense: bool) -> tuple[int, ...]:

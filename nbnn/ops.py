@@ -56,6 +56,7 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
 NARROW = 8  # channels that leave half of the widest register empty
 PLANES = 4  # channels of pictures that an affine reads plane by plane
 LARGE = 64  # weights of an affine for each of its inputs and units, from which their gradient is not looked at
+HELD = (128, 96)  # examples and features of a block of x: whole tiles of 6 and of 8 features, 48 KiB
 LEAST_ROWS = 48  # a few tiles of 8 or of 6 rows, which read the same panel of the weights
 INITS = ("he", "xavier", "normal", "zeros", "dirac")
 
@@ -232,7 +233,11 @@ class Affine(_Weighted):
 
     def scratch(self, *shapes: Shape) -> dict[str, Array]:
         channels, height, width = picture(shapes[0])
-        found = {"turned": Array((height * width, self.units, channels)), **self.bias_scratch(self.units)}
+        found = {
+            "turned": Array((height * width, self.units, channels)),
+            "held": Array(("workers", *HELD)),
+            **self.bias_scratch(self.units),
+        }
         if height * width > 1:
             found["ordered"] = Array((height, width, channels, self.units))
         if self._large(*shapes):
@@ -271,7 +276,8 @@ class Affine(_Weighted):
         return call("copy_rows", Form("places", "w"), "ordered")
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
-        calls = [call("affine_backward_weights", "x", rows("dy"), math.prod(shapes[0]), Form("places", "dw"))]
+        features = math.prod(shapes[0])
+        calls = [call("affine_backward_weights", "x", rows("dy"), features, Form("places", "dw"), "held")]
         calls += [call("add_slots", rows("dy"), "db")] if self.bias else []
         return [*([call("lengths", "dy", LENGTHS[1])] if self._large(*shapes) else []), *calls]
 

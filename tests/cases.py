@@ -306,7 +306,7 @@ def winograd(
         return make.grad(3, 3, channels, filters), make.grad_out(36, channels, filters)
 
     def forward(make: Maker) -> tuple:
-        room = space(make, together, channels), space(make, together, 32), patch(make)
+        room = space(make, together, channels), space(make, together, filters), patch(make)
         x, u = make.value(n, *sides, channels), make.grad(36, channels, filters)
         return x, u, make.grad(filters), make.out(n, *out, filters), *room
 
@@ -356,8 +356,8 @@ def affine(
         return make.grad(n, units, spare=spare), make.grad(height * width, units, channels, spare=spare), dx
 
     def weights(make: Maker) -> tuple:
-        dw = make.grad_out(channels, height, width, units, spare=spare)
-        return x(make), make.grad(n, units, spare=spare), dw[..., 0].size, dw.transpose(1, 2, 0, 3)
+        dw, held = make.grad_out(channels, height, width, units, spare=spare), make.out(2, 5, 24)
+        return x(make), make.grad(n, units, spare=spare), dw[..., 0].size, dw.transpose(1, 2, 0, 3), held
 
     def planes(make: Maker) -> tuple:
         w = make.grad(channels, height, width, units, spare=spare)

@@ -120,7 +120,7 @@ def test_errors_in_float32_stay_within_the_bounds(shape):
     winograd.winograd_weights(w_in, u)
     winograd.winograd_weights(w_back[::-1, ::-1], u_back)
     zeros, patch = room((1, max(channels, filters)), "float32")[0], space(6, 6, max(channels, filters))
-    held, tiles, products = space(36, 32, channels), space(36, 32, filters), space(36, 32, 32)
+    held, tiles, products = (space(36, 32, k) for k in (channels, filters, max(channels, filters)))
     sums = space(36, channels, filters)
     dw, db = room((2, 3, 3, channels, filters), "float32"), room((2, filters), "float32")
     inner = dy_framed[:, 1:-1, 1:-1]

@@ -12,6 +12,7 @@ def affine_backward_data(dy, turned, dx):
     dx[...] = np.tensordot(dy, turned, ((1,), (1,))).reshape(dx.shape)
 
 
-def affine_backward_weights(x, dy, features, dw):
-    """dw[h, w, c, m] = sum over n of x[n, h, w, c] * dy[n, m]. `features` is their number, h * w * c."""
+def affine_backward_weights(x, dy, features, dw, held):
+    """dw[h, w, c, m] = sum over n of x[n, h, w, c] * dy[n, m]. `features` is their number, h * w * c,
+    and `held` room for the kernel."""
     dw[...] = np.tensordot(x, dy, ((0,), (0,)))

@@ -51,7 +51,7 @@ def affine_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray, np
     (dout,), (x, w, b) = floats(dout), cache
     dx, dw, db = np.empty(x.shape, np.result_type(dout, w)), np.empty_like(w), np.empty_like(b)
     reference.affine_backward_data(dout, w.T[None], pictures(dx))
-    reference.affine_backward_weights(pictures(x), dout, len(w), dw[None, None])
+    reference.affine_backward_weights(pictures(x), dout, len(w), dw[None, None], None)
     reference.add_slots(dout, db)
     return dx, dw, db
 
