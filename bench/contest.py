@@ -26,7 +26,7 @@ from bench.report import Table, agreed, best, geometric_mean, least, ratio, verd
 from bench.runner import CONTESTANTS
 from bench.timing import in_turn
 
-PAUSE = 0.05  # seconds; OpenBLAS spins for 25 ms, the OpenMP of GCC for about 5
+PAUSE = 0.15  # seconds; OpenBLAS spins for up to 100 ms on a slow day, the OpenMP of GCC for about 5
 SAMPLE = 0.1  # seconds that one sample should take at least, for the median to stand still
 TORCH = ("torch", "torch last", "torch comp")
 JAX = ("jax", "jax NHWC")

@@ -43,6 +43,14 @@ def test_where_one_thread_is_no_better_it_is_tried_seldom():
     assert 1 <= work(pace, {2: 0.2, 1: 0.4}, 10 * TRIES)[1] <= 10
 
 
+def test_a_short_disturbance_is_soon_forgotten():
+    """While another program has the second core, threads are hardly slower than one, so they are tried often."""
+    pace = Pace()
+    work(pace, {2: 0.01, 1: 0.018}, TRIES)
+    assert work(pace, {2: 0.02, 1: 0.018}, 2 * TRIES)[1] > TRIES // 2
+    assert work(pace, {2: 0.01, 1: 0.018}, TRIES)[1] < 6
+
+
 def test_one_disturbed_piece_changes_nothing():
     pace = Pace()
     work(pace, {2: 1e-4, 1: 2e-4}, TRIES + 3)
