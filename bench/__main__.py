@@ -15,8 +15,11 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 
+from llvmlite import binding
+
 from bench import contest, cost, course, decisions, layers, report
 from bench.nets import NETS
+from nbnn.kernels.simd import register_bytes
 
 SECTIONS: dict[str, Callable[[contest.Options], report.Table]] = {
     "nets": contest.nets,
@@ -101,11 +104,12 @@ def about(options: contest.Options) -> dict:
 
 
 def processor() -> str:
-    """The name of the processor."""
+    """The name of the processor, which may say little, and what LLVM takes its cores for."""
     path = pathlib.Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    core = f"{binding.get_host_cpu_name()}, registers of {register_bytes()} bytes"
+    return f"{named[0] if named else platform.processor() or platform.machine()} ({core})"
 
 
 def version(package: str) -> str:

@@ -24,6 +24,8 @@ IN_LAUNCH = 1 << 22  # bytes of one example, weights included: a launch that wou
 IN_CACHE = 1 << 19  # bytes of activations that a stretch of calls may touch at a time; common second-level caches are
 # 1 to 2 MiB, and weights and the workers' own room are in there as well
 
+WHOLE_TILES = 24  # examples of whole tiles, whether the machine's have 6 rows or 8: others would be half empty
+
 
 @dataclass(frozen=True)
 class Section:
@@ -148,9 +150,9 @@ class Planner:
         parts: list[Part | int] = []
         for stretch in stretches:
             several = len(stretch.parts) > 1
-            grain = max(self.kernels[c.kernel].grain for _, c in stretch.parts)
-            fitting = IN_CACHE // max(stretch.bytes, 1) // grain * grain  # whole tiles, or some would be half empty
-            parts += [max(stretch.least, grain, fitting) if several else 0, *stretch.parts]
+            unit = WHOLE_TILES if any(self.kernels[c.kernel].grain > 1 for _, c in stretch.parts) else 1
+            fitting = IN_CACHE // max(stretch.bytes, 1) // unit * unit
+            parts += [max(stretch.least, unit, fitting) if several else 0, *stretch.parts]
         return tuple(parts)
 
     def bytes(self, names: Iterable[str]) -> int:

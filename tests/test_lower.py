@@ -217,7 +217,7 @@ def test_the_workers_arrays_of_a_call_lie_side_by_side():
             assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
             assert all(b.start + b.size <= net.sizes["space"] and b.strides[0] == b.size for b in rooms)
             seen += len(rooms)
-    assert seen == 3 * 3 + 3 * 4 + 2 * 3 + 3 * 3  # forward, to the weights, to the input, inference
+    assert seen == 3 * 3 + 3 * 4 + 2 * 3 + 3 * 3 + 1  # forward, to the weights, to the input, inference; the affine
 
 
 def test_parameters_and_gradients_lie_alike_and_weights_come_first():
