@@ -29,7 +29,7 @@ ARENAS = {
 @dataclass(frozen=True)
 class Buffer:
     """Where an array lies. Offsets, strides and sizes count elements; start and size are multiplied by `per`: "cap",
-    the examples that there is room for, or "threads"."""
+    the examples that there is room for, or "threads" where an array has an arena of its own."""
 
     arena: str  # params, grads, state, acts, work, space
     start: int
@@ -68,6 +68,10 @@ def plan_buffers(net: Lowered) -> Lowered:
             sizes[arena] = max(sizes[arena], _up(buffer.start + buffer.size, 16))
         if kind == "params" and array.decay:
             decayed = sizes[arena]
+    for name, buffer in buffers.items():
+        if buffer.arena == "space":
+            # One worker's arrays lie together, apart from all of another's, who may be some calls ahead in a launch.
+            buffers[name] = replace(buffer, strides=(sizes["space"], *buffer.strides[1:]), per="")
     for arena in ("acts", "work"):
         alone = {n: _up(b.size, 16) for n, b in buffers.items() if b.arena == arena and n in sharing.lives}
         starts = places(alone, sharing.lives, sizes[arena])
@@ -148,7 +152,7 @@ def _sharing(net: Lowered) -> Sharing:
 
 
 def _spaces(net: Lowered) -> dict[str, int]:
-    """Where the workers' own arrays begin: side by side within a call, over those of all other calls."""
+    """Where the arrays of a worker begin in its room: side by side within a call, over those of all other calls."""
     found: dict[str, int] = {}
     for section in (*net.training, *net.inference, *net.backward):
         for c in section.calls:

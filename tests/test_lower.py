@@ -200,8 +200,9 @@ def test_no_view_leaves_its_buffer(graph, dtype, lanes):
         least, last = start + sum(min(r, 0) for r in reach), start + sum(max(r, 0) for r in reach)
         around = []
         for name, b in net.buffers.items():
-            times = {"cap": cap, "threads": threads, "": 1}[b.per]
-            if b.arena == arena and b.start * times <= least and last < (b.start + b.size) * times:
+            times = {"cap": cap, "": 1}[b.per]
+            end = b.start + b.size + (b.strides[0] * (threads - 1) if b.arena == "space" else 0)
+            if b.arena == arena and b.start * times <= least and last < end * times:
                 around.append(name)
         statistics = arena in ("state", "kept") and start == 0 and last < net.sizes["state"]  # all of them as one
         assert around or statistics, ast.unparse(call)
@@ -215,7 +216,8 @@ def test_the_workers_arrays_of_a_call_lie_side_by_side():
             rooms = [net.buffers[o] for o in call.operands if isinstance(o, str) and net.buffers[o].arena == "space"]
             ends = sorted((b.start, b.start + b.size) for b in rooms)
             assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
-            assert all(b.start + b.size <= net.sizes["space"] and b.strides[0] == b.size for b in rooms)
+            # each worker has a room of its own, so it may be at another call of a launch than the others
+            assert all(b.start + b.size <= net.sizes["space"] == b.strides[0] for b in rooms)
             seen += len(rooms)
     assert seen == 3 * 3 + 3 * 4 + 2 * 3 + 3 * 3 + 1  # forward, to the weights, to the input, inference; the affine
 

@@ -8,9 +8,11 @@ import numba
 import numpy as np
 import pytest
 from nets import NETS, ROWS, data, graph_of_row
+from soak import times
 
 import nbnn
-from nbnn import Affine, BatchNorm, Graph, ReLU, check
+from nbnn import Affine, BatchNorm, Conv, GlobalAvgPool, Graph, ReLU, check
+from nbnn.lower import lower
 from nbnn.ops import OPS
 
 
@@ -117,6 +119,29 @@ def train(name: str, threads: int, dtype: str = "float32") -> bytes:
 @pytest.mark.parametrize("name", NETS)
 def test_bits_do_not_depend_on_threads(name):
     assert train(name, 1) == train(name, 2)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine has one thread")
+def test_threads_at_different_calls_of_a_launch_have_room_of_their_own():
+    """Nothing but the launch's end makes them wait for each other, and each layer wants another amount of room."""
+    tower = [node for filters in (16, 48, 24, 64) for node in (Conv(filters, 3, pad=1), ReLU())]
+    graph = Graph([*tower, GlobalAvgPool(), Affine(3)], input=(16, 9, 9), loss="softmax")
+    assert lower(graph, lanes=16).source.count("conv_forward_winograd(") > 8
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((96, 16, 9, 9), np.float32), rng.integers(0, 3, 96)
+    model, before = nbnn.compile(graph, batch=96), numba.get_num_threads()
+
+    def found() -> bytes:
+        loss, grads = model.loss(x, y)
+        return np.float64(loss).tobytes() + b"".join(g.tobytes() for g in (model.loss(x), *grads.values()))
+
+    try:
+        numba.set_num_threads(1)
+        alone = found()
+        numba.set_num_threads(2)
+        assert all(found() == alone for _ in range(times(30, 300)))
+    finally:
+        numba.set_num_threads(before)
 
 
 def test_bits_do_not_depend_on_threads_when_every_launch_is_shared():
