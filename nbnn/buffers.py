@@ -29,7 +29,7 @@ ARENAS = {
 @dataclass(frozen=True)
 class Buffer:
     """Where an array lies. Offsets, strides and sizes count elements; start and size are multiplied by `per`: "cap",
-    the examples that there is room for, or "threads" where an array has an arena of its own."""
+    the examples that there is room for, or "threads" where each array has an arena of its own (`eager`)."""
 
     arena: str  # params, grads, state, acts, work, space
     start: int

@@ -23,7 +23,8 @@ GRADIENT_TOLERANCE = 1e-5
 STEP = 1e-6  # of a difference: so short that it seldom steps over the kink of a relu
 LONG_STEPS = (1e-4, 1e-3)  # of differences that see a thousand times more of small gradients
 # Beside the largest gradient of the net this is 0: terms that cancel, as of a bias before a batchnorm. All that anybody
-# computes of it is rounding, times what norms of channels without spread make of that.
+# computes of it is rounding, times what norms of channels without spread make of that. So is what is below the rounding
+# of float64, beside the gradients of the scores that add up to it.
 VANISHED = 1e-10
 
 

@@ -7,8 +7,8 @@ need all examples (a sum over the batch, a layout of weights) stand between laun
     before   what needs nothing of the launch, such as weights turned for the way back
     after    what gathers, such as gradients of weights; a launch ends only where one of its calls waits for that
 
-Within a launch a stretch of calls goes through `deep(k)` examples at a time: as many as fit into half a megabyte, and
-at least as many as its calls ask for (`Call.least`).
+Within a launch a stretch of calls goes through `deep(k)` examples at a time: as many as fit into half a megabyte, in
+whole tiles where rows of tiles are examples, and at least as many as its calls ask for (`Call.least`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nbnn.op import Array, Call, Form
 IN_LAUNCH = 1 << 22  # bytes of one example, weights included: a launch that would touch more ends before, and what it
 # touched can make room for what comes
 IN_CACHE = 1 << 19  # bytes of activations that a stretch of calls may touch at a time; common second-level caches are
-# 1 to 2 MiB, and weights and the workers' own room are in there as well
+# 0.5 to 2 MiB, and weights and the workers' own room are in there as well
 
 WHOLE_TILES = 24  # examples of whole tiles, whether the machine's have 6 rows or 8: others would be half empty
 
@@ -152,7 +152,7 @@ class Planner:
             several = len(stretch.parts) > 1
             unit = WHOLE_TILES if any(self.kernels[c.kernel].grain > 1 for _, c in stretch.parts) else 1
             fitting = IN_CACHE // max(stretch.bytes, 1) // unit * unit
-            parts += [max(stretch.least, unit, fitting) if several else 0, *stretch.parts]
+            parts += [max(stretch.least, fitting) if several else 0, *stretch.parts]
         return tuple(parts)
 
     def bytes(self, names: Iterable[str]) -> int:

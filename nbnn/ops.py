@@ -56,7 +56,7 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
 NARROW = 8  # channels that leave half of the widest register empty
 PLANES = 4  # channels of pictures that an affine reads plane by plane
 LARGE = 64  # weights of an affine for each of its inputs and units, from which their gradient is not looked at
-HELD = (128, 96)  # examples and features of a block of x: whole tiles of 6 and of 8 features, 48 KiB
+HELD = (128, 96)  # examples and features of a block of x: whole tiles of 6 and of 8 features, 48 KiB in float32
 LEAST_ROWS = 48  # a few tiles of 8 or of 6 rows, which read the same panel of the weights
 INITS = ("he", "xavier", "normal", "zeros", "dirac")
 

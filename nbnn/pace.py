@@ -12,7 +12,7 @@ from collections import deque
 
 LONG = 5e-3  # seconds; one thread is tried for longer steps only where all of them have become slow
 PIECE = 2e-2  # seconds that shorter steps are timed together; a piece begins with some 50 microseconds of Python
-TRIES = 16  # pieces from one try of the other number to the next; fewer where the last one cost less than a piece
+TRIES = 16  # pieces from one try of the other number to the next; fewer, but 2, where one cost less than a piece
 SLOW = 1.5  # times what steps took at best
 KEPT = 3  # pieces of which the best counts, so that one that was disturbed changes nothing
 
@@ -23,7 +23,7 @@ class Pace:
     def __init__(self) -> None:
         self._last: dict[int, deque[float]] = {}  # pieces, by the number of threads
         self._best: dict[int, float] = {}
-        self._since = 0  # pieces since the last try
+        self._since = TRIES  # pieces since the last try
 
     def plan(self, threads: int, left: int, batch: int) -> tuple[int, int]:
         """How many threads of those that there are the next piece takes, and how many of the steps that are left."""
@@ -37,7 +37,7 @@ class Pace:
         unknown = 1 not in self._last and together * batch < LONG
         doubtful = usual == 1 or together > SLOW * self._best[threads]
         lost = self._now(other) / self._now(usual) - 1 if other in self._last else 0.0
-        if unknown or (doubtful and self._since >= TRIES * min(lost, 1.0)):
+        if unknown or (doubtful and self._since >= max(2, TRIES * min(lost, 1.0))):
             self._since = 0
             usual = other
         step = self._now(usual if usual in self._last else threads) * batch

@@ -11,7 +11,10 @@ from nbnn.ops import Conv
 
 LEAST_CHANNELS = 16  # below this the transforms cost more than the products save
 LEAST_SAVING = 1.5  # products of the direct way over ours; ragged edges take a part of the 4
-TOGETHER, TOGETHER_BACK = 48, 64  # tiles that a worker holds at a time: whole ROWS of 6 and of 8, measured 8 ... 128
+TOGETHER, TOGETHER_BACK = (
+    48,
+    64,
+)  # tiles that a worker holds at a time: the first whole ROWS of 6 and of 8; measured 8 ... 128
 CHANNELS_BACK = 64  # channels whose sums a worker holds at a time, on the way to the weights: whole registers
 ITEMS_BACK = 16  # slots times blocks of channels
 

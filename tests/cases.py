@@ -273,7 +273,8 @@ CONV = [
     *conv("one place", 17, 20, (1, 1), (1, 1), n=1),
     *conv("slots with unequal shares", 5, 16, (5, 5), (3, 3), pad=1, n=7, slots=3),
     *conv("a slot for each example", 3, 10, (5, 5), (3, 3), pad=1, n=4, slots=4),
-    *conv("more examples than pass over the weights together", 16, 16, (32, 32), (3, 3), pad=1, n=10),
+    *conv("more rows than pass over the weights together", 16, 16, (32, 32), (3, 3), pad=1, n=10),
+    *conv("more small examples than pass over the weights together", 5, 16, (5, 5), (3, 3), pad=1, n=30),
 ]
 
 # ---- convolution, Winograd's way
@@ -380,6 +381,8 @@ AFFINE = [
     *affine("pictures, one unit, one example", 1, (3, 2, 17), 1),
     *affine("65 examples: many tiles and a bit", 65, (2, 2, 5), 33),
     *affine("a vector longer than one part of the sum", 9, (1, 1, 1030), 10),
+    *affine("more examples than go together, a vector longer than one part", 100, (1, 1, 300), 33),
+    *affine("rows of a picture longer than one part, with gaps", 3, (2, 20, 17), 10, spare=1),
     *affine("a picture with more channels than one part of the sum", 3, (2, 1, 1030), 20, dense=True),
     *affine("more units than one part of the sum", 7, (1, 2, 5), 1030),
     *affine("more examples than one part of the sum", 1030, (1, 1, 17), 5),
