@@ -24,5 +24,8 @@ MOVES = (1 << 20) - 1
 GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 GELU_CUBE = 0.044715
 
+# a tile of the multiply has 6 or 8 rows, by machine: work in multiples of this leaves none of them half empty on either
+WHOLE_TILES = 24
+
 # winograd: a tile of TILE x TILE places of y reads TILE_READS x TILE_READS places of x; POINTS values along each side
 TILE, TILE_READS, POINTS = 4, 6, 6

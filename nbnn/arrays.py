@@ -8,22 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from nbnn.buffers import CACHE_LINE, Buffer
 from nbnn.inputs import still_whole
-from nbnn.lower import Buffer
 from nbnn.op import Array
 from nbnn.words import hint
-
-ALIGNMENT = 64  # bytes: a cache line, and the widest register
 
 
 def arena(elements: int, dtype: str) -> np.ndarray:
     """Zeros that begin at an aligned address."""
     itemsize = np.dtype(dtype).itemsize
     try:
-        raw = np.zeros(elements * itemsize + ALIGNMENT, np.uint8)
+        raw = np.zeros(elements * itemsize + CACHE_LINE, np.uint8)
     except (ValueError, OverflowError) as problem:  # more than an array may ever have
         raise MemoryError(str(problem)) from None
-    start = -raw.ctypes.data % ALIGNMENT
+    start = -raw.ctypes.data % CACHE_LINE
     return raw[start : start + elements * itemsize].view(dtype)
 
 

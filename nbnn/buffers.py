@@ -13,7 +13,7 @@ from nbnn.op import LENGTHS, Array, Form
 if TYPE_CHECKING:
     from nbnn.lower import Lowered
 
-CACHE_LINE = 64  # bytes
+CACHE_LINE = 64  # bytes; so wide is the widest register, too
 SLOT_BYTES = 1 << 25  # partial sums are fewer where together they would need more memory than this
 ARENAS = {
     "params": "params",

@@ -17,14 +17,13 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from nbnn.kernels.constants import WHOLE_TILES
 from nbnn.op import Array, Call, Form
 
 IN_LAUNCH = 1 << 22  # bytes of one example, weights included: a launch that would touch more ends before, and what it
 # touched can make room for what comes
 IN_CACHE = 1 << 19  # bytes of activations that a stretch of calls may touch at a time; common second-level caches are
 # 0.5 to 2 MiB, and weights and the workers' own room are in there as well
-
-WHOLE_TILES = 24  # examples of whole tiles, whether the machine's have 6 rows or 8: others would be half empty
 
 
 @dataclass(frozen=True)

@@ -375,6 +375,9 @@ def verify(net: Lowered) -> Lowered:
             if Counter((s.node, s.direction, c) for s, c in parts) != wanted:
                 broken(f"the launches of {name} do not make each call once")
     if net.stage in ("plan_buffers", "emit"):
+        for name, b in net.buffers.items():
+            if b.arena == "space" and not b.start + b.size <= net.sizes["space"] == b.strides[0]:
+                broken(f"{name} of one worker reaches into the room of the next")
         for arena in ("params", "grads", "state", "acts", "work"):
             placed = sorted((b.start, b.start + b.size, n) for n, b in net.buffers.items() if b.arena == arena)
             for k, (_, end, name) in enumerate(placed):

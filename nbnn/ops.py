@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nbnn.kernels.constants import WHOLE_TILES
 from nbnn.op import (
     LENGTHS,
     MAX_SIZE,
@@ -56,8 +57,8 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
 NARROW = 8  # channels that leave half of the widest register empty
 PLANES = 4  # channels of pictures that an affine reads plane by plane
 LARGE = 64  # weights of an affine for each of its inputs and units, from which their gradient is not looked at
-HELD = (128, 96)  # examples and features of a block of x: whole tiles of 6 and of 8 features, 48 KiB in float32
-LEAST_ROWS = 48  # a few tiles of 8 or of 6 rows, which read the same panel of the weights
+HELD = (128, 4 * WHOLE_TILES)  # examples and features of a block of x: 48 KiB in float32
+LEAST_ROWS = 2 * WHOLE_TILES  # a few tiles, which read the same panel of the weights
 INITS = ("he", "xavier", "normal", "zeros", "dirac")
 
 

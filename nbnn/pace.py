@@ -12,7 +12,7 @@ from collections import deque
 
 LONG = 5e-3  # seconds; one thread is tried for longer steps only where all of them have become slow
 PIECE = 2e-2  # seconds that shorter steps are timed together; a piece begins with some 50 microseconds of Python
-TRIES = 16  # pieces from one try of the other number to the next; fewer, but 2, where one cost less than a piece
+TRIES = 16  # pieces from one try of the other number to the next; where one cost less than a piece fewer, at least 2
 SLOW = 1.5  # times what steps took at best
 KEPT = 3  # pieces of which the best counts, so that one that was disturbed changes nothing
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbnn.kernels.constants import POINTS, TILE, TILE_READS
+from nbnn.kernels.constants import POINTS, TILE, TILE_READS, WHOLE_TILES
 from nbnn.op import Array, Call, Form, Shape, call, padded
 from nbnn.ops import Conv
 
 LEAST_CHANNELS = 16  # below this the transforms cost more than the products save
 LEAST_SAVING = 1.5  # products of the direct way over ours; ragged edges take a part of the 4
-TOGETHER, TOGETHER_BACK = (
-    48,
-    64,
-)  # tiles that a worker holds at a time: the first whole ROWS of 6 and of 8; measured 8 ... 128
+TOGETHER = 2 * WHOLE_TILES  # tiles that a worker holds at a time: measured 8 ... 128
+TOGETHER_BACK = 64  # the same on the way to the weights, where a product adds them up
 CHANNELS_BACK = 64  # channels whose sums a worker holds at a time, on the way to the weights: whole registers
 ITEMS_BACK = 16  # slots times blocks of channels
 

@@ -357,6 +357,13 @@ def broken_overlap(net):
     return dataclasses.replace(net, buffers={**net.buffers, name: dataclasses.replace(buffer, start=buffer.start - 1)})
 
 
+def broken_rooms(net):
+    net = lowering.plan_buffers(net)
+    held = net.buffers["affine1_held"]
+    held = dataclasses.replace(held, strides=(held.strides[0] - 16, *held.strides[1:]))
+    return dataclasses.replace(net, buffers={**net.buffers, "affine1_held": held})
+
+
 def broken_size(net):
     net = lowering.plan_buffers(net)
     return dataclasses.replace(net, sizes={**net.sizes, "params": net.sizes["params"] // 2})
@@ -373,6 +380,11 @@ def broken_emit(net):
         ("route", broken_route, "after route: input: gather reads 'input', which is no array"),
         ("plan_buffers", broken_overlap, "after plan_buffers: affine1_length_dy and conv1 overlap at 335 of acts"),
         ("plan_buffers", broken_size, "after plan_buffers: the arena params of 2544 elements is too small"),
+        (
+            "plan_buffers",
+            broken_rooms,
+            "after plan_buffers: affine1_held of one worker reaches into the room of the next",
+        ),
         ("emit", broken_emit, "after emit: pool1: relu_forward reads 'nobody', which is no array"),
     ],
 )
