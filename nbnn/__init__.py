@@ -5,6 +5,10 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+_root = pathlib.Path(__file__).resolve().parent.parent
+if (_root / "pyproject.toml").is_file() and (_root / "kernels").is_dir():
+    __path__.append(str(_root))  # a checkout: the folder kernels/ beside us is nbnn.kernels, from here on
+
 from nbnn.graph import Graph, GraphError
 from nbnn.losses import Mse, Softmax, Svm
 from nbnn.ops import (
@@ -71,11 +75,6 @@ __all__ = [
 
 # imported at first use, so that `import nbnn` stays quick and loads no numba
 _LATER = {"Model": "nbnn.model", "compile": "nbnn.model", "load": "nbnn.model", "Solver": "nbnn.solver"}
-
-_root = pathlib.Path(__file__).resolve().parent.parent
-if (_root / "pyproject.toml").is_file() and (_root / "kernels").is_dir():
-    __path__.append(str(_root))  # a checkout: the folder kernels/ beside us is nbnn.kernels
-
 
 forks: list[int] = []  # this process, if it was forked: it must not launch the threads of its parent, but works in one
 if hasattr(os, "register_at_fork"):
