@@ -7,8 +7,14 @@ through all the kernels, here two items at a time, while they are in its cache. 
 it runs in the thread that asked for it. So a new graph compiles a straight list of launches and no loop, which takes
 seconds where the loops would take minutes.
 
+    launch_shares(16, n, deep(1), norm_backward(...), conv_backward_weights(dw, ...))
+
+does the same with kernels whose items are not examples but sums over shares of them: the threads share 16 units, each
+of which is one sixteenth of the items of every kernel, here one unit at a time.
+
 How many threads there are decides who handles an item, never what is computed for it: every item writes only its own
-part.
+part. What is written and read within a launch only need not be there for all examples: `own` is an array of each
+worker's own, with room for as many examples as it takes at a time.
 """
 
 import functools
@@ -30,7 +36,7 @@ from nbnn.kernels.jit import Space, address_of, compiled_for, inlined
 SERIAL_BELOW = 1 << 17
 _I64, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
 
-_RUN = ir.FunctionType(ir.VoidType(), [_BYTES, _I64, _I64, _I64])  # arguments, first, last, worker
+_RUN = ir.FunctionType(ir.VoidType(), [_BYTES, *[_I64] * 4])  # arguments, first, last, worker, the first example
 # A kernel and its arguments: the address of its runner (0: no kernel, the next number says how many items go through
 # together), the address of the block, items, cost, grain.
 _WORK = types.UniTuple(types.int64, 5)
@@ -40,47 +46,75 @@ class View(types.Type):
     """An array of a step: the address of a block of its data's address, its bytes, its shape and its strides. Smaller
     than Numba's arrays, which are eleven numbers that every use of them would copy: a step compiles twice as fast."""
 
+    kind = "view"
+
     def __init__(self, dtype, ndim):
-        super().__init__(name=f"view({dtype}, {ndim})")
+        super().__init__(name=f"{self.kind}({dtype}, {ndim})")
         self.dtype, self.ndim = dtype, ndim
 
     def word(self, builder, value, place):
         """One number of the block."""
         return builder.load(builder.gep(value, [_I64(place)]))
 
-    def array(self, context, builder, value):
+    def address(self, builder, value, worker, origin):
+        """Where the data is, for this worker, which takes examples from `origin` on."""
+        return self.word(builder, value, 0)
+
+    def array(self, context, builder, value, worker, origin):
         """The array as Numba's kernels take it."""
         array = context.make_array(types.Array(self.dtype, self.ndim, "A"))(context, builder)
         shape, strides = ([self.word(builder, value, 2 + k * self.ndim + i) for i in range(self.ndim)] for k in (0, 1))
-        data = builder.inttoptr(self.word(builder, value, 0), context.get_value_type(self.dtype).as_pointer())
+        data = builder.inttoptr(
+            self.address(builder, value, worker, origin), context.get_value_type(self.dtype).as_pointer()
+        )
         itemsize = _I64(self.dtype.bitwidth // 8)
         context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=itemsize, meminfo=None)
         return array._getvalue()
 
 
+class Own(View):
+    """An array of each worker's own: what would be example `origin` lies where its room begins. The last number of the
+    block says how far the rooms are apart."""
+
+    kind = "own"
+
+    def address(self, builder, value, worker, origin):
+        data, step, apart = (self.word(builder, value, k) for k in (0, 2 + self.ndim, 2 + 2 * self.ndim))
+        return builder.add(data, builder.sub(builder.mul(worker, apart), builder.mul(origin, step)))
+
+
+@register_model(Own)
 @register_model(View)
 class _ViewModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
         super().__init__(manager, kind, _I64.as_pointer())
 
 
+def _emit_view(context, builder, sig, args):
+    source = context.make_array(sig.args[0])(context, builder, args[0])
+    size = _I64(sig.args[0].dtype.bitwidth // 8)
+    shape, strides = (cgutils.unpack_tuple(builder, args[k]) for k in (2, 3))
+    data = builder.ptrtoint(builder.gep(source.data, [args[1]]), _I64)
+    steps = [builder.mul(s, size) for s in (*strides, *args[4:])]
+    words = [data, functools.reduce(builder.mul, shape, size), *shape, *steps]
+    block = cgutils.alloca_once(builder, _I64, size=len(words))
+    for place, word in enumerate(words):
+        builder.store(word, builder.gep(block, [_I64(place)]))
+    return block
+
+
 @intrinsic
 def view(typing, arena, start, shape, strides):
     """The array of that shape and those strides (in elements) which begins at arena[start]."""
-
-    def emit(context, builder, sig, args):
-        source = context.make_array(sig.args[0])(context, builder, args[0])
-        size = _I64(arena.dtype.bitwidth // 8)
-        shape, strides = (cgutils.unpack_tuple(builder, args[k]) for k in (2, 3))
-        data = builder.ptrtoint(builder.gep(source.data, [args[1]]), _I64)
-        words = [data, functools.reduce(builder.mul, shape, size), *shape, *(builder.mul(s, size) for s in strides)]
-        block = cgutils.alloca_once(builder, _I64, size=len(words))
-        for place, word in enumerate(words):
-            builder.store(word, builder.gep(block, [_I64(place)]))
-        return block
-
     dims = types.UniTuple(types.int64, len(shape))
-    return View(arena.dtype, len(shape))(arena, types.int64, dims, dims), emit
+    return View(arena.dtype, len(shape))(arena, types.int64, dims, dims), _emit_view
+
+
+@intrinsic
+def own(typing, arena, start, shape, strides, apart):
+    """The same for each worker, their rooms so many elements apart, for the examples that it takes at a time."""
+    dims = types.UniTuple(types.int64, len(shape))
+    return Own(arena.dtype, len(shape))(arena, types.int64, dims, dims, types.int64), _emit_view
 
 
 def bind(kernel, dtype):
@@ -143,38 +177,57 @@ def launch(typing, *works):
     """Run kernels over their items, which must be the same for all of them."""
 
     def emit(context, builder, sig, args):
-        table = cgutils.alloca_once(builder, ir.ArrayType(ir.ArrayType(_I64, 2), len(works)))
-        items, cost, grain = _I64(0), _I64(0), _I64(1)
-        for k, work in enumerate(cgutils.unpack_tuple(builder, args[0])):
-            run, block, count, size, least = (builder.extract_value(work, i) for i in range(5))
-            for i, word in enumerate((run, block)):
-                builder.store(word, cgutils.gep_inbounds(builder, table, 0, k, i))
-            items = builder.select(builder.icmp_signed(">", count, items), count, items)
-            grain = builder.select(builder.icmp_signed(">", least, grain), least, grain)
-            cost = builder.add(cost, size)
-        threads = builder.load(_threads(builder.module))
-        large = builder.icmp_signed(">=", cost, _I64(SERIAL_BELOW))
-        several = builder.icmp_signed(">", items, grain)
-        shared = builder.and_(builder.and_(large, several), builder.icmp_signed(">", threads, _I64(1)))
-        with builder.if_else(shared) as (parallel, serial):
-            for branch, name, words in (
-                (parallel, "nbnn.launch", (items, grain, threads)),
-                (serial, "nbnn.walk", (_I64(0), items, _I64(0))),
-            ):
-                with branch:
-                    kinds = (types.int64,) * 5
-                    function_type = context.call_conv.get_function_type(types.void, kinds)
-                    function = cgutils.get_or_insert_function(builder.module, function_type, name)
-                    words = [builder.ptrtoint(table, _I64), _I64(len(works)), *words]
-                    context.call_conv.call_function(builder, function, types.void, kinds, words)
-        return context.get_dummy_value()
+        return _emit_launch(context, builder, cgutils.unpack_tuple(builder, args[0]))
 
     return types.void(types.StarArgUniTuple(_WORK, len(works))), emit
 
 
+@intrinsic
+def launch_shares(typing, units, examples, *works):
+    """Run kernels over their items, unit by unit: a unit is the same share of the items of each."""
+
+    def emit(context, builder, sig, args):
+        return _emit_launch(context, builder, cgutils.unpack_tuple(builder, args[2]), *args[:2])
+
+    return types.void(types.int64, types.int64, types.StarArgUniTuple(_WORK, len(works))), emit
+
+
+def _emit_launch(context, builder, works, units=None, examples=None):
+    table = cgutils.alloca_once(builder, ir.ArrayType(ir.ArrayType(_I64, 3), len(works)))
+    items, cost, grain = _I64(0), _I64(0), _I64(1)
+    for k, work in enumerate(works):
+        run, block, count, size, least = (builder.extract_value(work, i) for i in range(5))
+        for i, word in enumerate((run, block, count)):
+            builder.store(word, cgutils.gep_inbounds(builder, table, 0, k, i))
+        items = builder.select(builder.icmp_signed(">", count, items), count, items)
+        grain = builder.select(builder.icmp_signed(">", least, grain), least, grain)
+        cost = builder.add(cost, size)
+    if units is None:
+        units = examples = items
+    else:
+        grain = _I64(1)
+    threads = builder.load(_threads(builder.module))
+    large = builder.icmp_signed(">=", cost, _I64(SERIAL_BELOW))
+    several = builder.icmp_signed(">", units, grain)
+    shared = builder.and_(builder.and_(large, several), builder.icmp_signed(">", threads, _I64(1)))
+    with builder.if_else(shared) as (parallel, serial):
+        for branch, name, words in (
+            (parallel, "nbnn.launch", (units, examples, grain, threads)),
+            (serial, "nbnn.walk", (_I64(0), units, units, examples, _I64(0))),
+        ):
+            with branch:
+                words = [builder.ptrtoint(table, _I64), _I64(len(works)), *words]
+                kinds = (types.int64,) * len(words)
+                function_type = context.call_conv.get_function_type(types.void, kinds)
+                function = cgutils.get_or_insert_function(builder.module, function_type, name)
+                context.call_conv.call_function(builder, function, types.void, kinds, words)
+    return context.get_dummy_value()
+
+
 def _runner(context, module, body, cell, kinds, block_type):
-    """run(block, first, last, worker): take the arguments out of the block and call the compiled body."""
-    name = f"run.{cell}.{''.join('v' if isinstance(kind, View) else 'a' for kind in kinds)}"
+    """run(block, first, last, worker, origin): take the arguments out of the block and call the compiled body."""
+    letters = ("o" if isinstance(kind, Own) else "v" if isinstance(kind, View) else "a" for kind in kinds)
+    name = f"run.{cell}.{''.join(letters)}"
     if name in module.globals:
         return module.globals[name]
     run = ir.Function(module, _RUN, name)
@@ -182,7 +235,10 @@ def _runner(context, module, body, cell, kinds, block_type):
     builder = ir.IRBuilder(run.append_basic_block())
     block = builder.bitcast(run.args[0], block_type.as_pointer())
     values = [builder.load(cgutils.gep_inbounds(builder, block, 0, i)) for i in range(len(kinds))]
-    values = [k.array(context, builder, v) if isinstance(k, View) else v for k, v in zip(kinds, values, strict=True)]
+    values = [
+        kind.array(context, builder, value, *run.args[3:]) if isinstance(kind, View) else value
+        for kind, value in zip(kinds, values, strict=True)
+    ]
     values += run.args[1 : 1 + len(body) - len(kinds)]
     pointer = context.call_conv.get_function_type(types.void, body).as_pointer()
     place = module.globals.get(cell) or ir.GlobalVariable(module, pointer, cell)
@@ -217,12 +273,12 @@ def allow_threads(typing, threads):
 
 
 @intrinsic
-def _run(typing, function, block, first, last, worker):
+def _run(typing, function, block, first, last, worker, origin):
     def emit(context, builder, sig, args):
         builder.call(builder.inttoptr(args[0], _RUN.as_pointer()), [builder.inttoptr(args[1], _BYTES), *args[2:]])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 5), emit
+    return types.void(*[types.int64] * 6), emit
 
 
 @intrinsic
@@ -272,19 +328,22 @@ def restore_denormals(typing, before):
     return types.void(types.uint32), emit
 
 
-def _walk(table, count, begin, end, worker):
-    """Take items begin ... end - 1 through the kernels of a table, each stretch of them `together` items at a time."""
+def _walk(table, count, begin, end, units, examples, worker):
+    """Take units begin ... end - 1 through the kernels of a table, each stretch of them `together` units at a time."""
     k, together, denormals = 0, max(end - begin, 1), flush_denormals()
     while k < count:
-        if _word(table, 2 * k) == 0:
-            together = _word(table, 2 * k + 1)
+        if _word(table, 3 * k) == 0:
+            together = _word(table, 3 * k + 1)
             k += 1
         stop = k + 1
-        while stop < count and _word(table, 2 * stop) != 0:
+        while stop < count and _word(table, 3 * stop) != 0:
             stop += 1
-        for item in range(begin, end, together):
+        for unit in range(begin, end, together):
+            beyond, origin = min(unit + together, end), unit * examples // units
             for j in range(k, stop):
-                _run(_word(table, 2 * j), _word(table, 2 * j + 1), item, min(item + together, end), worker)
+                items = _word(table, 3 * j + 2)
+                first, last = unit * items // units, beyond * items // units
+                _run(_word(table, 3 * j), _word(table, 3 * j + 1), first, last, worker, origin)
         k = stop
     restore_denormals(denormals)
 
@@ -292,20 +351,20 @@ def _walk(table, count, begin, end, worker):
 _walk_here = inlined(_walk)
 
 
-def _launch(table, count, items, grain, threads):
-    grains = (items + grain - 1) // grain
+def _launch(table, count, units, examples, grain, threads):
+    grains = (units + grain - 1) // grain
     workers = min(threads, grains)
     for worker in prange(workers):
         first = (worker * grains // workers) * grain
-        last = min(((worker + 1) * grains // workers) * grain, items)
-        _walk_here(table, count, first, last, worker)
+        last = min(((worker + 1) * grains // workers) * grain, units)
+        _walk_here(table, count, first, last, units, examples, worker)
 
 
 def start_engine():
     """Compile or load the launch and give it its name; once per process, before a step is loaded."""
     if not _engine:
-        kinds = [types.int64] * 5
-        walk, launch = compiled_for(kinds, _walk, "walk"), compiled_for(kinds, _launch, "launch", parallel=True)
+        walk = compiled_for([types.int64] * 7, _walk, "walk")
+        launch = compiled_for([types.int64] * 6, _launch, "launch", parallel=True)
         numba.get_num_threads()  # makes Numba choose its threading layer; a launch would end a forked child
         _engine.update(walk=walk, launch=launch)
         for name, function in _engine.items():

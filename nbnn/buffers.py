@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from nbnn.graph import INPUT
-from nbnn.launches import name_of
-from nbnn.memory import Sharing, places, share
+from nbnn.launches import SHARES, SLOT_BYTES, name_of
+from nbnn.memory import HELD, Sharing, places, share
 from nbnn.op import LENGTHS, Array, Form
 
 if TYPE_CHECKING:
     from nbnn.lower import Lowered
 
 CACHE_LINE = 64  # bytes; so wide is the widest register, too
-SLOT_BYTES = 1 << 25  # partial sums are fewer where together they would need more memory than this
 ARENAS = {
     "params": "params",
     "grads": "grads",
@@ -29,9 +28,10 @@ ARENAS = {
 @dataclass(frozen=True)
 class Buffer:
     """Where an array lies. Offsets, strides and sizes count elements; start and size are multiplied by `per`: "cap",
-    the examples that there is room for, or "threads" where each array has an arena of its own (`eager`)."""
+    the examples that there is room for, "held", those that a worker holds, or "threads" where each array has an arena
+    of its own (`eager`)."""
 
-    arena: str  # params, grads, state, acts, work, space
+    arena: str  # params, grads, state, acts, work, space, own_acts
     start: int
     shape: tuple  # the first entry may be "n", "slots" or "workers"
     strides: tuple[int, ...]
@@ -53,7 +53,7 @@ def plan_buffers(net: Lowered) -> Lowered:
     used = {name_of(o) for s in (*net.training, *net.inference, *net.backward) for c in s.calls for o in c.operands}
     order = sorted(net.arrays, key=lambda name: not net.arrays[name].decay)  # weights first; otherwise as they come
     buffers: dict[str, Buffer] = {}
-    sizes = dict.fromkeys(("params", "grads", "state", "acts", "work", "space"), 0)
+    sizes = dict.fromkeys(("params", "grads", "state", "acts", "work", "space", "own_acts"), 0)
     spaces = _spaces(net)
     decayed = 0
     for name in order:
@@ -62,6 +62,8 @@ def plan_buffers(net: Lowered) -> Lowered:
             continue
         buffer = layout(net, array, halos[roots[name]], dense=name == INPUT and _dense(net))
         arena = ARENAS.get(kind, {"cap": "acts", "threads": "space"}.get(buffer.per, "work"))
+        if roots[name] in sharing.own:
+            arena, buffer = "own_acts", replace(buffer, per="held")
         buffer = replace(buffer, arena=arena, start=spaces[name] if arena == "space" else sizes[arena])
         buffers[name] = buffer
         if arena == "space" or roots[name] not in sharing.lives:
@@ -72,7 +74,7 @@ def plan_buffers(net: Lowered) -> Lowered:
         if buffer.arena == "space":
             # One worker's arrays lie together, apart from all of another's, who may be some calls ahead in a launch.
             buffers[name] = replace(buffer, strides=(sizes["space"], *buffer.strides[1:]), per="")
-    for arena in ("acts", "work"):
+    for arena in ("acts", "work", "own_acts"):
         alone = {n: _up(b.size, 16) for n, b in buffers.items() if b.arena == arena and n in sharing.lives}
         starts = places(alone, sharing.lives, sizes[arena])
         sizes[arena] = max([sizes[arena], *(starts[n] + size for n, size in alone.items())])
@@ -86,6 +88,11 @@ def plan_buffers(net: Lowered) -> Lowered:
         sharing=sharing,
         decayed=decayed,
     )
+
+
+def held(capacity: int) -> int:
+    """For how many examples a worker has arrays of its own; the text of a step says the same."""
+    return max(-(-capacity // SHARES), HELD)
 
 
 class Registers(Protocol):

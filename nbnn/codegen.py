@@ -11,19 +11,21 @@ from collections.abc import Iterable
 
 from nbnn.buffers import Buffer, seen
 from nbnn.kernels.constants import BLOCK, RATE, TIME
-from nbnn.launches import Launch, Section, alone
+from nbnn.launches import SHARES, Launch, Section
 from nbnn.lower import Lowered
+from nbnn.memory import HELD
 from nbnn.op import LENGTHS, Form
 
 WIDTH = 120
 
-PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state", "acts", "work", "space")
+PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state", "acts", "work", "space", "own_acts")
 TARGETS = ("all_labels", "labels", "target_data", "target_code")
-ARENAS = ("params", "grads", "state", "acts", "work", "space")
+ARENAS = ("params", "grads", "state", "acts", "work", "space", "own_acts")
 GRADIENTS = (*PREDICT[:6], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
 RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v")
 TRAIN = ("steps", *GRADIENTS, *RULE, "kept", "sums", "norms", "skip")
-TOOLS = ("allow_threads", "compiled", "deep", "launch", "view", "kernels", "isfinite", "max", "min", "range")
+TOOLS = ("allow_threads", "compiled", "deep", "launch", "launch_shares", "own", "view")
+WORDS = ("kernels", "isfinite", "max", "min", "range", "held")
 FUNCTIONS = ("predict", "gradients", "train")
 
 
@@ -58,12 +60,12 @@ def _head(net: Lowered) -> list[str]:
         *textwrap.wrap(
             ", ".join(f'"{k}"' for k in names) + ")", WIDTH, initial_indent="    ", subsequent_indent="    "
         ),
-        "allow_threads, compiled, deep, launch, view = kernels.tools",
+        f"{', '.join(TOOLS)} = kernels.tools",
     ]
 
 
 def profiled_text(net: Lowered) -> tuple[str, list[str]]:
-    """`gradients` alone, with a tick before each section and at the end; and the titles of the sections."""
+    """`gradients` of a net whose calls are apart, with a tick before each section and at the end; and their titles."""
     lines, titles = _gradients(net, ticks=True)
     return "\n".join([*_head(net), "tick = kernels.tick", "", "", *lines]) + "\n", titles
 
@@ -104,7 +106,13 @@ class _Writer:
         self.titles: list[str] = []
         self.lines: list[str] = []
         self.names: dict[Form, str] = {}  # the variable that holds each view
-        self.taken = {*TRAIN, *TOOLS, *FUNCTIONS, *_kernels(net), "tick", "times"}
+        self.taken = {*TRAIN, *TOOLS, *WORDS, *FUNCTIONS, *_kernels(net), "tick", "times"}
+
+    def head(self) -> list[str]:
+        """What the views need to know."""
+        held = any(self.net.buffers[form.name].per == "held" for form in self.names)
+        said = "  # examples that a worker holds at a time"
+        return [f"    held = max(-(-cap // {SHARES}), {HELD}){said}"] if held else []
 
     def tick(self, title: str) -> None:
         if self.ticks:
@@ -124,7 +132,10 @@ class _Writer:
             ((_, head, words),) = parts
             self.lines += _wrap(f"launch({head}", words, "))", 4)
             return
-        self.lines.append("    launch(")
+        self.lines.append("    launch_shares(" if launch.slots else "    launch(")
+        if launch.slots:
+            self.lines.append(f"        {_slots(self.net.buffers[launch.slots])},")
+            self.lines.append("        n,")
         last = ""
         for comment, head, words in parts:
             if comment not in ("", last):
@@ -165,7 +176,11 @@ class _Writer:
                 name += "_"
             self.taken.add(name)
             self.names[form] = name
-            self.lines += _wrap(f"{name} = view(", [_view(self.net.buffers[form.name], form)], ")", 4)
+            buffer = self.net.buffers[form.name]
+            words = [_view(buffer, form)]
+            if buffer.per == "held":
+                words.append(f"{self.net.sizes['own_acts']} * held")
+            self.lines += _wrap(f"{name} = {'own' if buffer.per == 'held' else 'view'}(", words, ")", 4)
         return self.names[form]
 
 
@@ -202,6 +217,7 @@ def _predict(net: Lowered) -> list[str]:
     return [
         *_function("predict", PREDICT, "Forward outside training; the scores are left in acts."),
         "    allow_threads(threads)",
+        *writer.head(),
         *writer.lines,
     ]
 
@@ -209,7 +225,7 @@ def _predict(net: Lowered) -> list[str]:
 def _gradients(net: Lowered, *, ticks: bool = False) -> tuple[list[str], list[str]]:
     """The function, and what lies between its ticks."""
     writer = _Writer(net, ticks=ticks)
-    writer.launches(alone((*net.training, *net.backward)) if ticks else net.launches["gradients"])
+    writer.launches(net.launches["gradients"])
     arguments: tuple[str, ...] = GRADIENTS
     if ticks:
         writer.tick("end")
@@ -219,6 +235,7 @@ def _gradients(net: Lowered, *, ticks: bool = False) -> tuple[list[str], list[st
     lines = [
         *_function("gradients", arguments, "Gather a minibatch, forward, loss into out[0], backward into grads."),
         "    allow_threads(threads)",
+        *writer.head(),
         *writer.lines,
     ]
     return lines, writer.titles

@@ -28,7 +28,7 @@ TEXT = '''"""{name} over all threads."""
 from nbnn.kernels.engine import {dtype} as kernels
 
 ({name},) = kernels("{name}")
-allow_threads, compiled, deep, launch, view = kernels.tools
+allow_threads, compiled, deep, launch, launch_shares, own, view = kernels.tools
 
 
 @compiled

@@ -8,7 +8,11 @@ need all examples (a sum over the batch, a layout of weights) stand between laun
     after    what gathers, such as gradients of weights; a launch ends only where one of its calls waits for that
 
 Within a launch a stretch of calls goes through `deep(k)` examples at a time: as many as fit into half a megabyte, in
-whole tiles where rows of tiles are examples, and at least as many as its calls ask for (`Call.least`).
+whole tiles where rows of tiles are examples, and at least as many as its calls ask for (`Call.least`). Where that is
+more than two megabytes a new stretch begins.
+
+A gradient of weights is summed in shares of the minibatch (`slots`). A call that makes such sums may be part of a
+launch whose threads take whole shares, so that the gradient of an activation comes and goes in a worker's own memory.
 """
 
 from __future__ import annotations
@@ -22,6 +26,10 @@ from nbnn.op import Array, Call, Form
 
 IN_LAUNCH = 1 << 22  # bytes of one example, weights included: a launch that would touch more ends before, and what it
 # touched can make room for what comes
+IN_STRETCH = 1 << 21  # bytes that a stretch may touch where its least examples touch more: still in a third-level cache
+SLOT_BYTES = 1 << 25  # partial sums are fewer where together they would need more memory than this
+SHARES = 16  # a share is at most that part of the minibatch
+IN_SHARE = 4  # examples at a time: calls that ask for more have small pictures, and gain nothing in a launch of shares
 IN_CACHE = 1 << 19  # bytes of activations that a stretch of calls may touch at a time; common second-level caches are
 # 0.5 to 2 MiB, and weights and the workers' own room are in there as well
 
@@ -45,6 +53,7 @@ class Launch:
     all examples of a share at a time."""
 
     parts: tuple[Part | int, ...]
+    slots: str | None = None  # sums over shares of the examples: the threads take whole shares, `deep` counts them
 
     def __str__(self) -> str:
         return "; ".join(f"deep({p or 'n'})" if isinstance(p, int) else p[1].kernel for p in self.parts)
@@ -79,6 +88,7 @@ class _Group:
         self.filled: set[str] = set()
         self.bytes = 0
         self.least = 1
+        self.slots: str | None = None
 
     def append(self, part: Part, touched: set[str], filled: set[str], fresh: int) -> None:
         """`fresh` are the bytes of what no other part touches."""
@@ -109,14 +119,21 @@ class Planner:
             for c in section.calls:
                 self.place((section, c))
         self.flush()
+        self.found += [Launch((part,)) for part in self.before.parts]
         return tuple(self.found)
 
     def place(self, part: Part) -> None:
         touched, filled = self.touched(part[1]), self.filled(part[1])
         late = self.after.holds_up(touched, filled)
+        slots = self.slots(part[1])
+        if slots and not late and self.fits(slots) and self.chain.holds_up(touched, filled):
+            self.chain.slots = slots
+            self.chain.append(part, touched, filled, self.bytes(touched - self.chain.touched))
+            return
         if self.by_example(part[1]):
             together = self.chain.bytes + self.bytes(touched - self.chain.touched)
-            if late or (self.chain.parts and together > IN_LAUNCH):
+            many = bool(self.chain.slots) and part[1].least > IN_SHARE
+            if late or many or (self.chain.parts and together > IN_LAUNCH):
                 self.flush()
             group = self.chain
         elif late or self.chain.holds_up(touched, filled):
@@ -126,15 +143,46 @@ class Planner:
         group.append(part, touched, filled, self.bytes(touched - group.touched))
 
     def flush(self) -> None:
-        """End the launch."""
-        self.found += [Launch((part,)) for part in self.before.parts]
+        """End the launch. What it does not need of the calls before it waits for the next one: what they fill may be as
+        large as all activations."""
+        needed, later = [], []
+        touched, filled = self.chain.touched | self.after.touched, self.chain.filled | self.after.filled
+        for part in reversed(self.before.parts):
+            reads, fills = self.touched(part[1]), self.filled(part[1])
+            if reads.isdisjoint(filled) and fills.isdisjoint(touched):
+                later.append(part)
+            else:
+                needed.append(part)
+                touched, filled = touched | reads, filled | fills
+        self.found += [Launch((part,)) for part in reversed(needed)]
         if self.chain.parts:
-            self.found.append(Launch(self.stretches()))
+            self.found.append(Launch(self.stretches(), self.chain.slots))
         self.found += [Launch((part,)) for part in self.after.parts]
         self.before, self.chain, self.after = _Group(), _Group(), _Group()
+        for part in reversed(later):
+            self.before.append(part, self.touched(part[1]), self.filled(part[1]), 0)
+
+    def slots(self, c: Call) -> str | None:
+        """The sums over shares of the minibatch that a call makes."""
+        found = (name for name in self.filled(c) if name in self.arrays and self.arrays[name].memory[0] == "slots")
+        return min(found, default=None)
+
+    def fits(self, slots: str) -> bool:
+        """Whether a call with these sums can go with the chain: there are as many shares as for others in it, enough of
+        them for many threads, and no call wants more examples at a time than a share may have."""
+        array, other = self.arrays[slots], self.arrays[self.chain.slots or slots]
+        alike = (
+            (other.slots, other.share) == (array.slots, array.share)
+            and array.slots >= SHARES
+            and array.share <= IN_SHARE
+        )
+        small = math.prod(array.memory[1:-1]) * self.row_bytes(array.memory[-1]) * array.slots <= SLOT_BYTES
+        return alike and small and self.chain.least <= IN_SHARE
 
     def stretches(self) -> tuple[Part | int, ...]:
         """The calls of the launch, with how many examples go through each stretch of them at a time."""
+        if self.chain.slots:
+            return (1, *self.chain.parts)
         if len(self.chain.parts) == 1:
             return tuple(self.chain.parts)
         stretches: list[_Group] = []
@@ -142,7 +190,7 @@ class Planner:
             touched = set(filter(self.batched, self.touched(part[1])))
             last = stretches[-1] if stretches else _Group()
             fresh = self.bytes(touched - last.touched)
-            if not stretches or max(last.least, part[1].least) * max(last.bytes + fresh, 1) > IN_CACHE:
+            if not stretches or max(last.least, part[1].least) * max(last.bytes + fresh, 1) > IN_STRETCH:
                 last, fresh = _Group(), self.bytes(touched)
                 stretches.append(last)
             last.append(part, touched, set(), fresh)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from nbnn.buffers import Buffer, itemsize, plan_buffers, row_room
 from nbnn.fused import fuse
 from nbnn.graph import INPUT, Graph
-from nbnn.launches import Launch, Planner, Section, alone, name_of
+from nbnn.launches import Launch, Planner, Section, alone, array_of, name_of
 from nbnn.losses import to_plain
 from nbnn.memory import Sharing
 from nbnn.op import Array, Call, Form, Op, Shape, call, picture
@@ -38,6 +38,7 @@ class Lowered:
     dtype: str
     lanes: int
     algorithm: str = "auto"
+    apart: bool = False
     stage: str = "graph"
     ops: dict[str, Op] = field(default_factory=dict)  # node -> the op that computes it
     training: tuple[Section, ...] = ()
@@ -168,6 +169,8 @@ def route(net: Lowered) -> Lowered:
             aliases[node.name or ""] = aliases.get(source, source)
     inference = tuple(replace(s, calls=tuple(_rename(c, aliases) for c in s.calls)) for s in inference)
     forward = (start, *training)
+    if net.lanes > 1:
+        backward = scope.again(training, backward)
     return replace(
         net,
         training=_with_frames(forward, set()),
@@ -305,11 +308,36 @@ class _Scope:
         wanted = tuple(c for c in section.calls if not unwanted & set(map(str, c.operands)))
         return self.numbered(name, wanted, words) + sums
 
+    def again(self, training: Iterable[Section], backward: list[Section]) -> list[Section]:
+        """Norms whose output is needed for gradients of weights only are computed once more right before: a pass over
+        memory that is read at that time anyway, for an array that need not live from forward to backward."""
+        makers = {o: c for s in training for c in s.calls for o in self.filled(c) if c.kernel == "norm_forward"}
+        readers = Counter(array_of(o) for s in backward for c in s.calls for o in c.operands)
+        found = []
+        for section in backward:
+            calls: list[Call] = []
+            for c in section.calls:
+                sums = any(self.arrays[name].memory[0] == "slots" for name in self.filled(c))
+                for name in [n for n in map(name_of, c.operands) if sums and n in makers and readers[n] == 1]:
+                    once_more = self.declare(f"{name}_again", self.owners[name][0], "value", self.arrays[name])
+                    calls.append(_rename(makers[name], {name: once_more}))
+                    c = _rename(c, {name: once_more})
+                calls.append(c)
+            found.append(replace(section, calls=tuple(calls)))
+        return found
+
+    def filled(self, c: Call) -> list[str]:
+        """The arrays that a call fills."""
+        from nbnn.kernels import names
+
+        found = (str(name_of(c.operands[k])) for k in names()[c.kernel].outputs)
+        return [name for name in found if name in self.arrays]
+
 
 def join(net: Lowered) -> Lowered:
-    """Put the calls into launches; the reference runs them one by one."""
+    """Put the calls into launches; the reference runs them one by one, and so does who wants to see them apart."""
     functions = {"predict": net.inference, "gradients": (*net.training, *net.backward)}
-    if net.lanes == 1:
+    if net.lanes == 1 or net.apart:
         return replace(net, launches={name: alone(sections) for name, sections in functions.items()})
 
     def row_bytes(columns: int) -> int:
@@ -335,10 +363,12 @@ def lower(
     dtype: str = "float32",
     lanes: int | None = None,
     algorithm: str = "auto",
+    apart: bool = False,
     stop: str | None = None,
 ) -> Lowered:
     """Run the passes; `stop` names the last one. `lanes` is the register width in elements, that of this machine by
-    default; `algorithm="direct"` rules out algorithms that round differently from a plain sum."""
+    default; `algorithm="direct"` rules out algorithms that round differently from a plain sum; `apart` makes each call
+    a launch of its own."""
     names = [p.__name__ for p in PASSES]
     if stop is not None and stop not in names:
         raise ValueError(f"there is no pass {stop!r}; the passes are {', '.join(names)}")
@@ -346,7 +376,7 @@ def lower(
         from nbnn.kernels.simd import lanes_of
 
         lanes = lanes_of(dtype)
-    net = Lowered(graph, dtype, lanes, algorithm)
+    net = Lowered(graph, dtype, lanes, algorithm, apart)
     for step in PASSES:
         net = verify(replace(step(net), stage=step.__name__))
         if step.__name__ == stop:
@@ -378,7 +408,7 @@ def verify(net: Lowered) -> Lowered:
         for name, b in net.buffers.items():
             if b.arena == "space" and not b.start + b.size <= net.sizes["space"] == b.strides[0]:
                 broken(f"{name} of one worker reaches into the room of the next")
-        for arena in ("params", "grads", "state", "acts", "work"):
+        for arena in ("params", "grads", "state", "acts", "work", "own_acts"):
             placed = sorted((b.start, b.start + b.size, n) for n, b in net.buffers.items() if b.arena == arena)
             for k, (_, end, name) in enumerate(placed):
                 if end > net.sizes[arena]:

@@ -1,4 +1,5 @@
-"""Which arrays share memory: those that take over the place of their input, and those that never live at one time.
+"""Which arrays share memory: those that take over the place of their input, those that never live at one time, and
+those that no worker needs for more examples than it takes at a time.
 
 A life goes from the first launch that touches an array to the last one, in each of the compiled functions. Arrays that
 nobody fills (zeros), that are filled in part only, or that a caller reads keep a place of their own.
@@ -16,19 +17,24 @@ from nbnn.op import Array
 
 Life = tuple[tuple[int, int], ...]  # (first, last) launch in each function; (1, 0) where it is not touched
 NEVER = (1, 0)
+HELD = 8  # examples of which a worker holds arrays of its own, where a sixteenth of the minibatch is not more
+CALLS = 1 << 20  # more than a launch has
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """`roots` says whose place an array takes, itself at first; `lives` has a life for each root that may share."""
+    """`roots` says whose place an array takes, itself at first; `lives` has a life for each root that may share. Roots
+    in `own` lie in each worker's own memory; their lives are counted in calls, those of others in launches."""
 
     roots: dict[str, str] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
 
     def apart(self, one: str, other: str) -> bool:
         """Whether two arrays may overlap: one took the other's place, or they never live at one time."""
         a, b = self.roots.get(one, one), self.roots.get(other, other)
-        return a == b or (a in self.lives and b in self.lives and not meet(self.lives[a], self.lives[b]))
+        alike = a in self.lives and b in self.lives and (a in self.own) == (b in self.own)
+        return a == b or (alike and not meet(self.lives[a], self.lives[b]))
 
 
 class _Touched:
@@ -40,11 +46,14 @@ class _Touched:
         self.first: dict[str, tuple[int, int]] = {}
         self.last: dict[str, tuple[int, int]] = {}
         self.whole: dict[str, bool] = {}  # filled whole by the call that touches it first
+        self.stretch: dict[str, set[tuple[int, int] | None]] = {}  # None: of more examples at a time than HELD
         self.over: list[tuple[str, str, tuple[int, int]]] = []  # (output, the input that it may lie on, when)
         kernels = names()
         for k, launch in enumerate(launches):
+            stretch: tuple[int, int] | None = None
             for j, part in enumerate(launch.parts):
                 if isinstance(part, int):
+                    stretch = (k, j) if launch.slots or 0 < part <= HELD else None
                     continue
                 call, kernel = part[1], kernels[part[1].kernel]
                 filled = {array_of(call.operands[place]) for place in kernel.outputs}
@@ -54,6 +63,7 @@ class _Touched:
                         self.whole.setdefault(name, name in filled and kernel.whole)
                         self.first.setdefault(name, (k, j))
                         self.last[name] = (k, j)
+                        self.stretch.setdefault(name, set()).add(stretch)
                 if kernel.over:
                     place = [p.name for p in kernel.parameters].index(kernel.over)
                     under, output = call.operands[place], call.operands[kernel.outputs[0]]
@@ -70,11 +80,15 @@ def share(
     if read[1] in touched[read[0]].last:
         touched[read[0]].last[read[1]] = (1 << 30, 0)
     kept = kept | {n for t in touched.values() for n, whole in t.whole.items() if not whole}
+    own = {name for name in arrays if name not in kept | {read[1]} and all(_passing(t, name) for t in touched.values())}
+    own &= {name for name, array in arrays.items() if array.memory[0] == "n" and name in touched["gradients"].first}
     members = {name: [name] for name in arrays}
     roots = {name: name for name in arrays}
     for output, under, _ in touched["gradients"].over:
         root = roots[under]
         if {output, under} & kept or arrays[output].memory != arrays[under].memory or roots[output] == root:
+            continue
+        if (output in own) != (under in own):
             continue
         if all(_in_place(t, members[root], output, under) for t in touched.values()):
             members[root] += members.pop(roots[output])
@@ -82,8 +96,14 @@ def share(
     lives = {}
     for root, group in members.items():
         if not kept & set(group) and any(name in t.first for t in touched.values() for name in group):
-            lives[root] = tuple(_life(t, group) for t in touched.values())
-    return Sharing(roots, lives)
+            lives[root] = tuple(_life(t, group, root in own) for t in touched.values())
+    return Sharing(roots, lives, frozenset(own & set(lives)))
+
+
+def _passing(t: _Touched, name: str) -> bool:
+    """Whether in one function an array comes and goes while a worker has a few examples in its hands."""
+    stretches = t.stretch.get(name, {(0, 0)})
+    return len(stretches) == 1 and None not in stretches
 
 
 def _in_place(t: _Touched, group: list[str], output: str, under: str) -> bool:
@@ -94,9 +114,12 @@ def _in_place(t: _Touched, group: list[str], output: str, under: str) -> bool:
     return (output, under, t.first[output]) in t.over and last == t.first[output]
 
 
-def _life(t: _Touched, group: list[str]) -> tuple[int, int]:
+def _life(t: _Touched, group: list[str], in_calls: bool) -> tuple[int, int]:
     known = [name for name in group if name in t.first]
-    return (min(t.first[n][0] for n in known), max(t.last[n][0] for n in known)) if known else NEVER
+    if not known:
+        return NEVER
+    (k, i), (m, j) = min(t.first[n] for n in known), max(t.last[n] for n in known)
+    return (k * CALLS + i, m * CALLS + j) if in_calls else (k, m)
 
 
 def meet(a: Life, b: Life) -> bool:

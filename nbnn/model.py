@@ -10,6 +10,7 @@ import numpy as np
 
 from nbnn import inputs, rules
 from nbnn.arrays import Arrays, arena, people_view
+from nbnn.buffers import held
 from nbnn.compiling import Lock
 from nbnn.graph import Graph
 from nbnn.initial import initial_values
@@ -81,8 +82,10 @@ class Model:
         backend: str = "numba",
         algorithm: str = "auto",
         draw: bool = True,
+        apart: bool = False,
     ) -> None:
-        """`draw=False` leaves the weights at zero, for who writes them next."""
+        """`draw=False` leaves the weights at zero, for who writes them next; `apart=True` makes each call of a kernel a
+        launch of its own."""
         if not isinstance(graph, Graph):
             raise TypeError(
                 f"compile takes a Graph, got {type(graph).__name__}; "
@@ -97,7 +100,7 @@ class Model:
         self.graph, self.dtype, self.seed = graph, str(np.dtype(dtype)), inputs.seed(seed)
         self.backend, self.algorithm = backend, algorithm
         self.lowered: Lowered = lower(
-            graph, dtype=self.dtype, lanes=1 if backend == "numpy" else None, algorithm=algorithm
+            graph, dtype=self.dtype, lanes=1 if backend == "numpy" else None, algorithm=algorithm, apart=apart
         )
         self._step = step_of(self.lowered.source, jitted=backend == "numba")
         kinds = ("params", "grads", "state")
@@ -135,6 +138,7 @@ class Model:
             ["scratch", f"{sizes['work'] * width:,}"],
             ["room of one thread", f"{sizes['space'] * width:,}"],
             ["activations and gradients of one example", f"{sizes['acts'] * width:,}"],
+            ["of one that a thread holds", f"{sizes['own_acts'] * width:,}"],
         ]
         return f"{self.graph}\n\n{align(rows, right=(1,))}"
 
@@ -369,15 +373,18 @@ class Model:
             return
         if not self._capacity:
             self._work, self._space = self._arenas("work", "space")
-        needed = count * self.lowered.sizes["acts"] * np.dtype(self.dtype).itemsize
+        needed = count * self.lowered.sizes["acts"]
+        needed += self._step.most_threads() * held(count) * self.lowered.sizes["own_acts"]
+        needed *= np.dtype(self.dtype).itemsize
         try:
             acts = arena(count * self.lowered.sizes["acts"], self.dtype)
+            own_acts = arena(self._step.most_threads() * held(count) * self.lowered.sizes["own_acts"], self.dtype)
             labels, losses = np.zeros(count, np.int64), np.zeros(count)
         except MemoryError:
             raise MemoryError(
                 f"a batch of {count} needs {needed / 2**30:.1f} GiB for activations and gradients; use a smaller batch"
             ) from None
-        self._acts, self._labels, self._losses, self._capacity = acts, labels, losses, count
+        self._acts, self._own_acts, self._labels, self._losses, self._capacity = acts, own_acts, labels, losses, count
 
     def _scores(self, x: np.ndarray) -> np.ndarray:
         with self._lock:
@@ -402,7 +409,7 @@ class Model:
         return scores
 
     def _predict_arguments(self, x: np.ndarray, rows: np.ndarray) -> tuple:
-        arenas = self._params, self._state, self._acts, self._work, self._space
+        arenas = self._params, self._state, self._acts, self._work, self._space, self._own_acts
         return (self._step.threads(), len(rows), self._capacity, *self._step.data(x), rows, *arenas)
 
     def gradient_arguments(self, X: Any, y: Any) -> tuple:
@@ -432,6 +439,7 @@ class Model:
             self._acts,
             self._work,
             self._space,
+            self._own_acts,
             self._losses[:batch],
             out,
             self.seed,

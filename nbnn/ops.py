@@ -329,13 +329,20 @@ class MaxPool(_Pool):
     label: ClassVar[str] = "pool"
     rectify: ClassVar[int] = 0  # 1: a relu is part of it
 
+    def check(self) -> None:
+        super().check()
+        if math.prod(self.window) > 2**24:
+            self.refuse(f"a window has at most 2**24 places, got {times(self.window, 'x')}")
+
+    def scratch(self, *shapes: Shape) -> dict[str, Array]:
+        channels, height, width = self.shape(*shapes)
+        return {"places": Array(("n", height, width, channels))}
+
     def forward(self, *shapes: Shape) -> list[Call]:
-        return [call("max_pool_forward", "x", *self.window, self.hop, self.pad, self.rectify, "y")]
+        return [call("max_pool_forward", "x", *self.window, self.hop, self.pad, self.rectify, "y", "places")]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
-        if self.pad == 0 and self.hop >= max(self.window):
-            return [call("max_pool_backward_apart", "x", "y", "dy", *self.window, self.hop, self.rectify, "dx")]
-        return [call("max_pool_backward", "x", "y", "dy", *self.window, self.hop, self.pad, self.rectify, "dx")]
+        return [call("max_pool_backward", "places", "dy", *self.window, self.hop, self.pad, "dx")]
 
 
 @dataclass(frozen=True)

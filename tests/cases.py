@@ -41,7 +41,6 @@ EXACT = {
     "gather_labels",
     "leaky_relu_backward",
     "leaky_relu_forward",
-    "max_pool_backward_apart",
     "max_pool_forward",
     "relu_backward",
     "relu_forward",
@@ -498,16 +497,12 @@ def pool(
         return pictures(make), tall, wide, stride, pad, make.out(*out)
 
     def max_forward(make: Maker) -> tuple:
-        return pictures(make), tall, wide, stride, pad, rectify, make.out(*out)
+        return pictures(make), tall, wide, stride, pad, rectify, make.out(*out), make.out(*out)
 
     def max_backward(make: Maker) -> tuple:
-        x, y = pictures(make), make.out(*out)
-        reference.max_pool_forward(x, tall, wide, stride, pad, rectify, y)
-        return x, y, make.grad(*out), tall, wide, stride, pad, rectify, make.grad_out(*shape)
-
-    def apart(make: Maker) -> tuple:
-        x, y, dy, *_, dx = max_backward(make)
-        return x, y, dy, tall, wide, stride, rectify, dx
+        *_, places = found = max_forward(make)
+        reference.max_pool_forward(*found)
+        return places, make.grad(*out), tall, wide, stride, pad, make.grad_out(*shape)
 
     def avg_backward(make: Maker) -> tuple:
         return make.grad(*out), tall, wide, stride, pad, make.grad_out(*shape)
@@ -515,7 +510,6 @@ def pool(
     return [
         Case("max_pool_forward", label, max_forward),
         Case("max_pool_backward", label, max_backward),
-        *([Case("max_pool_backward_apart", label, apart)] if pad == 0 and stride >= max(tall, wide) else []),
         Case("avg_pool_forward", label, forward),
         Case("avg_pool_backward", label, avg_backward),
     ]

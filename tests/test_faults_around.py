@@ -107,7 +107,7 @@ def test_fault_25_any_number_of_threads_gives_the_same_bytes(wanted):
 
 def test_fault_26_the_places_of_shares_are_whole_numbers_with_a_sign():
     """Numba takes prange's own variable for an unsigned number, and makes a float of it beside a signed one."""
-    compiled = njit([types.void(*[types.int64] * 5)], parallel=True, **OPTIONS)(launch._launch)
+    compiled = njit([types.void(*[types.int64] * 6)], parallel=True, **OPTIONS)(launch._launch)
     (overload,) = compiled.overloads.values()
     kinds = {name.split(".")[0]: kind for name, kind in overload.type_annotation.typemap.items()}
     assert {str(kinds[name]) for name in ("workers", "grains", "first", "last")} == {"int64"}

@@ -108,6 +108,7 @@ BROKEN = [
         "MaxPool((2, 3))",
         "MaxPool: a 2x3 window needs a stride: only a square one has its own side for it",
     ),
+    ("MaxPool(5000)", "MaxPool: a window has at most 2**24 places, got 5000x5000"),
     (
         "MaxPool((2, 3, 4), 2)",
         "MaxPool: size must be a whole number from 1 to 2**48, or two of them (height, width), got (2, 3, 4)",

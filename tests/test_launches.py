@@ -48,8 +48,8 @@ def shown(nodes, shape, function="gradients", **options):
 def test_a_net_that_mixes_no_examples_is_one_launch_to_the_first_gradient():
     found = shown([Conv(6, 5), ReLU(), MaxPool(2), Affine(10)], (1, 28, 28))
     assert found[:2] == ["copy_rows", "turn"]  # what weights become comes first
-    assert found[2].startswith("deep(5); gather; conv_forward; max_pool_forward; deep")
-    assert found[2].endswith("softmax_loss; deep(n); affine_backward_data; deep(n); max_pool_backward_apart")
+    assert found[2].startswith("deep(4); gather; conv_forward; max_pool_forward; deep")
+    assert found[2].endswith("softmax_loss; affine_backward_data; deep(n); max_pool_backward")
     assert found[3:] == ["affine_backward_weights", "add_slots", "conv_backward_weights", "add_slots", "add_slots"]
 
 
@@ -59,6 +59,25 @@ def test_statistics_of_the_batch_are_where_a_launch_ends():
     assert found[first + 1] == "batch_statistics"
     assert any(launch.startswith("deep") and "norm_forward" in launch for launch in found[first + 2 :])
     assert "batch_statistics" not in "".join(shown([Conv(8, 3), GroupNorm(2), ReLU(), Affine(10)], (3, 8, 8)))
+
+
+def test_sums_over_shares_go_with_what_they_read():
+    """The norm's gradient, the picture that it was made of once more, the weights' sums, the way on: the threads take
+    whole shares through all of it, and the two pictures are a worker's own."""
+    conv = [node for _ in range(2) for node in (Conv(16, 3, pad=1), BatchNorm(), ReLU())]
+    graph = Graph([*conv, MaxPool(2), Affine(10)], input=(3, 32, 32), loss="softmax")
+    net = lower(graph, lanes=16)
+    (found,) = (launch for launch in net.launches["gradients"] if launch.slots and "norm_sums" in str(launch))
+    assert str(found) == (
+        "deep(1); norm_backward; norm_forward; clear_frame; conv_backward_weights_winograd; clear_frame; "
+        "conv_forward_winograd; norm_sums"
+    )
+    assert {"d_conv1", "d_conv2", "bn1_again"} <= net.sharing.own
+    # weights of which a share would be a large part, and pictures so small that a share has too few tiles, stay apart
+    tail = [GlobalAvgPool(), Affine(10)]
+    for nodes, side in (([*conv, *tail], 8), ([*conv, Conv(2000, 3), *tail], 32)):
+        shares = lower(Graph(nodes, input=(300, side, side), loss="softmax"), lanes=16).launches["gradients"]
+        assert any("weights_winograd" in str(launch) and not launch.slots for launch in shares)
 
 
 def test_outside_training_all_of_a_net_is_one_launch():

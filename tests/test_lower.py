@@ -36,8 +36,10 @@ from nbnn import (
     Tanh,
 )
 from nbnn import lower as lowering
+from nbnn.buffers import held
 from nbnn.kernels import names
 from nbnn.lower import PASSES, lower
+from nbnn.memory import HELD
 from nbnn.op import Call, Form
 
 STAGES = [step.__name__ for step in PASSES]
@@ -139,7 +141,8 @@ def test_nobody_reads_what_another_array_has_overwritten(graph, dtype, lanes):
     """Goes through the calls as they will run and keeps book of whose numbers lie where."""
     net = lower(graph, dtype=dtype, lanes=lanes, stop="plan_buffers")
     kernels = names()
-    shared = {name: b for name, b in net.buffers.items() if b.arena in ("acts", "work")}
+    shared = {name: b for name, b in net.buffers.items() if b.arena in ("acts", "work", "own_acts")}
+    own = {name for name, b in shared.items() if b.arena == "own_acts"}
     over = {
         a: {
             b
@@ -155,9 +158,13 @@ def test_nobody_reads_what_another_array_has_overwritten(graph, dtype, lanes):
         # zeros that nobody fills, and what is filled in part, must stay for good: they overlap with nobody
         lying = {name for name in shared if over[name] == {name}}
         for launch in launches:
-            here = set()
+            here, few = set(), False
+            lying -= own
             for part in launch.parts:
-                if isinstance(part, int):
+                if isinstance(
+                    part, int
+                ):  # a worker's own arrays hold a few examples, which are gone with the next ones
+                    lying, few = lying - own, launch.slots is not None or 0 < part <= HELD
                     continue
                 call = part[1]
                 numbers = ("value", "count", "items")
@@ -167,6 +174,7 @@ def test_nobody_reads_what_another_array_has_overwritten(graph, dtype, lanes):
                 filled = {operands[k] for k in kernels[call.kernel].outputs} & set(shared)
                 touched = {o for o in operands if isinstance(o, str)} & set(shared)
                 place = {(shared[n].start, shared[n].strides) for n in filled}
+                assert few or not touched & own, f"{function}: {call.kernel} takes more examples than a worker holds"
                 for name in touched - filled:
                     assert name in lying, f"{function}: {call.kernel} reads {name}, which is no longer there"
                 for name in filled:
@@ -174,13 +182,14 @@ def test_nobody_reads_what_another_array_has_overwritten(graph, dtype, lanes):
                         lying -= over[name] - {name}
                     lying.add(name)
                 # others of the launch may still be at their next examples: only the very same place may be taken over
-                for name in touched:
+                for name in touched - own:
                     for other in here & over[name]:
                         assert other == name or (shared[other].start, shared[other].strides) in place | {
                             (shared[name].start, shared[name].strides)
                         }, f"{function}: {name} over {other} in one launch"
                 here |= touched
         if function == "predict":
+            lying -= own
             assert net.aliases.get(graph.output, graph.output) in lying
 
 
@@ -189,18 +198,22 @@ def test_nobody_reads_what_another_array_has_overwritten(graph, dtype, lanes):
 def test_no_view_leaves_its_buffer(graph, dtype, lanes):
     """Every view in the text, for a full and for a small minibatch, lies inside an array of the plan."""
     net = lower(graph, dtype=dtype, lanes=lanes)
-    calls = [c for c in ast.walk(ast.parse(net.source)) if isinstance(c, ast.Call) and ast.unparse(c.func) == "view"]
+    calls = [
+        c for c in ast.walk(ast.parse(net.source)) if isinstance(c, ast.Call) and ast.unparse(c.func) in ("view", "own")
+    ]
     assert calls
     for call, (n, cap, threads) in itertools.product(calls, [(1, 1, 1), (3, 7, 2), (40, 40, 5)]):
         arena = ast.unparse(call.args[0])
-        known = {"n": n, "cap": cap, "min": min, "max": max, "threads": threads}
-        start, shape, strides = (eval(ast.unparse(a), {}, known) for a in call.args[1:])
+        own = held(cap) if ast.unparse(call.func) == "own" else n  # so many examples come through at a time
+        known = {"n": own, "cap": cap, "min": min, "max": max, "threads": threads, "held": held(cap)}
+        start, shape, strides, *apart = (eval(ast.unparse(a), {}, known) for a in call.args[1:])
+        assert apart in ([], [net.sizes["own_acts"] * held(cap)])
         assert min(shape) >= 1
         reach = [(side - 1) * stride for side, stride in zip(shape, strides, strict=True)]
         least, last = start + sum(min(r, 0) for r in reach), start + sum(max(r, 0) for r in reach)
         around = []
         for name, b in net.buffers.items():
-            times = {"cap": cap, "": 1}[b.per]
+            times = {"cap": cap, "held": held(cap), "": 1}[b.per]
             end = b.start + b.size + (b.strides[0] * (threads - 1) if b.arena == "space" else 0)
             if b.arena == arena and b.start * times <= least and last < end * times:
                 around.append(name)

@@ -64,7 +64,6 @@ from nbnn.kernels.reference.pool import (
     global_avg_pool_backward,
     global_avg_pool_forward,
     max_pool_backward,
-    max_pool_backward_apart,
     max_pool_forward,
 )
 from nbnn.kernels.reference.update import add_l2, clip_norm, square_sums, trust, update
@@ -113,7 +112,6 @@ __all__ = [
     "leaky_relu_forward",
     "lengths",
     "max_pool_backward",
-    "max_pool_backward_apart",
     "max_pool_forward",
     "mse_loss",
     "norm_backward",

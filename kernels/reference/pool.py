@@ -9,31 +9,28 @@ def _window(x, i, j, tall, wide, stride, pad):
     return x[:, max(top, 0) : max(top + tall, 0), max(left, 0) : max(left + wide, 0)]
 
 
-def max_pool_forward(x, tall, wide, stride, pad, rectify, y):
+def max_pool_forward(x, tall, wide, stride, pad, rectify, y, places):
+    """`places` has u*wide + v of the first maximum, -1 where a relu leaves nothing. NumPy's argmax is the first too,
+    and takes a NaN for a maximum."""
     for i, j in np.ndindex(y.shape[1:3]):
-        y[:, i, j] = _window(x, i, j, tall, wide, stride, pad).max(axis=(1, 2))
+        seen = _window(x, i, j, tall, wide, stride, pad)
+        count, rows, columns, channels = seen.shape
+        y[:, i, j] = seen.max(axis=(1, 2))
+        u, v = np.divmod(seen.reshape(count, rows * columns, channels).argmax(axis=1), columns)
+        places[:, i, j] = (u + max(pad - i * stride, 0)) * wide + v + max(pad - j * stride, 0)
     if rectify:
+        places[y <= 0] = -1
         np.maximum(y, 0, out=y)
 
 
-def max_pool_backward(x, y, dy, tall, wide, stride, pad, rectify, dx):
-    """The first maximum of each window gets its dy. NumPy's argmax is the first too, and takes a NaN for a maximum."""
+def max_pool_backward(places, dy, tall, wide, stride, pad, dx):
+    """The place that was found in each window gets its dy."""
     dx[...] = 0
-    if rectify:
-        dy = np.where(y <= 0, 0, dy)
-    for i, j in np.ndindex(y.shape[1:3]):
-        seen, given = (_window(a, i, j, tall, wide, stride, pad) for a in (x, dx))
-        count, rows, columns, channels = seen.shape
-        first = seen.reshape(count, rows * columns, channels).argmax(axis=1)
-        for u, v in np.ndindex(rows, columns):
-            given[:, u, v] += np.where(first == u * columns + v, dy[:, i, j], 0)
-
-
-def max_pool_backward_apart(x, y, dy, tall, wide, stride, rectify, dx):
-    """dx may be x."""
-    found = np.zeros_like(dx)
-    max_pool_backward(x, y, dy, tall, wide, stride, 0, rectify, found)
-    dx[...] = found
+    for i, j in np.ndindex(dy.shape[1:3]):
+        given = _window(dx, i, j, tall, wide, stride, pad)
+        above, left = max(pad - i * stride, 0), max(pad - j * stride, 0)
+        for u, v in np.ndindex(given.shape[1:3]):
+            given[:, u, v] += np.where(places[:, i, j] == (u + above) * wide + v + left, dy[:, i, j], 0)
 
 
 def avg_pool_forward(x, tall, wide, stride, pad, y):

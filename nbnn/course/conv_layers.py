@@ -73,17 +73,18 @@ def pool_node(x: np.ndarray, pool_param: Params) -> MaxPool:
     return MaxPool((pool_param["pool_height"], pool_param["pool_width"]), stride=pool_param["stride"])
 
 
-def _pooled(x: np.ndarray, node: MaxPool) -> np.ndarray:
+def _pooled(x: np.ndarray, node: MaxPool) -> tuple[np.ndarray, np.ndarray]:
+    """The maximum of each window and its place there."""
     channels, height, width = node.shape(x.shape[1:])
-    out = np.empty((len(x), height, width, channels), x.dtype)
-    reference.max_pool_forward(channels_last(x), *node.window, node.hop, 0, 0, out)
-    return out
+    out, places = np.empty((2, len(x), height, width, channels), x.dtype)
+    reference.max_pool_forward(channels_last(x), *node.window, node.hop, 0, 0, out, places)
+    return out, places
 
 
 def max_pool_forward_naive(x: Any, pool_param: Params) -> tuple[np.ndarray, Cache]:
     """The maximum of each window; `pool_param` has pool_height, pool_width and stride."""
     (x,) = floats(x)
-    return channels_first(_pooled(x, pool_node(x, pool_param))), (x, pool_param)
+    return channels_first(_pooled(x, pool_node(x, pool_param))[0]), (x, pool_param)
 
 
 def max_pool_backward_naive(dout: Any, cache: Cache) -> np.ndarray:
@@ -91,9 +92,7 @@ def max_pool_backward_naive(dout: Any, cache: Cache) -> np.ndarray:
     (dout,), (x, pool_param) = floats(dout), cache
     node = pool_node(x, pool_param)
     dx = np.empty(channels_last(x).shape, dout.dtype)
-    reference.max_pool_backward(
-        channels_last(x), _pooled(x, node), channels_last(dout), *node.window, node.hop, 0, 0, dx
-    )
+    reference.max_pool_backward(_pooled(x, node)[1], channels_last(dout), *node.window, node.hop, 0, dx)
     return channels_first(dx)
 
 
