@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from nbnn.graph import INPUT
-from nbnn.launches import SHARES, SLOT_BYTES, name_of
+from nbnn.launches import SHARES, SLOT_BYTES, array_of, name_of
 from nbnn.memory import HELD, Sharing, places, share
-from nbnn.op import LENGTHS, Array, Form
+from nbnn.op import LENGTHS, Array, Call, Form
 
 if TYPE_CHECKING:
     from nbnn.lower import Lowered
@@ -55,12 +56,14 @@ def plan_buffers(net: Lowered) -> Lowered:
     buffers: dict[str, Buffer] = {}
     sizes = dict.fromkeys(("params", "grads", "state", "acts", "work", "space", "own_acts"), 0)
     spaces = _spaces(net)
+    counts = slot_counts(net, net.arrays, [c for s in (*net.training, *net.inference, *net.backward) for c in s.calls])
     decayed = 0
     for name in order:
         array, (_, kind) = net.arrays[name], net.owners[name]
         if kind == "scratch" and name not in used:
             continue
-        buffer = layout(net, array, halos[roots[name]], dense=name == INPUT and _dense(net))
+        dense = name == INPUT and _dense(net)
+        buffer = layout(net, array, halos[roots[name]], dense=dense, slots=counts.get(name, 0))
         arena = ARENAS.get(kind, {"cap": "acts", "threads": "space"}.get(buffer.per, "work"))
         if roots[name] in sharing.own:
             arena, buffer = "own_acts", replace(buffer, per="held")
@@ -105,13 +108,26 @@ class Registers(Protocol):
     def dtype(self) -> str: ...
 
 
-def layout(net: Registers, array: Array, halo: int = 0, *, dense: bool = False) -> Buffer:
-    """The array at the beginning of an arena that is still to be named."""
+def slot_counts(net: Registers, arrays: Mapping[str, Array], calls: Iterable[Call]) -> dict[str, int]:
+    """Of how many sums each array of partial sums has room, at most: fewer where they are large, and all that one call
+    fills have as many."""
+    found: dict[str, int] = {}
+    for c in calls:
+        names = {str(array_of(o)) for o in c.operands}
+        names = {name for name in names if name in arrays and arrays[name].memory[0] == "slots"}
+        most = []
+        for array in (arrays[name] for name in names):
+            size = _strides(net, array, 0, False)[0] * itemsize(net.dtype)
+            most.append(max(min(4, array.slots), min(array.slots, SLOT_BYTES // size)))
+        for name in names:
+            found[name] = min([found.get(name, arrays[name].slots), *most])
+    return found
+
+
+def layout(net: Registers, array: Array, halo: int = 0, *, dense: bool = False, slots: int = 0) -> Buffer:
+    """The array at the beginning of an arena that is still to be named; with `slots` partial sums if it has any."""
     strides = _strides(net, array, halo, dense)
     per = {"n": "cap", "workers": "threads"}.get(array.memory[0], "")
-    slots = 0
-    if array.memory[0] == "slots":
-        slots = max(min(4, array.slots), min(array.slots, SLOT_BYTES // (strides[0] * itemsize(net.dtype))))
     first = slots or (1 if per else array.memory[0])
     size = strides[0] * first if len(strides) > 1 else row_room(net, array.memory[0])
     return Buffer("", 0, array.memory, strides, size, halo, per, slots, array.share)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnn.arrays import arena, people_view
-from nbnn.buffers import layout, seen
+from nbnn.buffers import layout, seen, slot_counts
 from nbnn.inputs import as_gathered, still_whole
 from nbnn.lower import tensor_array
 from nbnn.op import Array, Call, Form, Op, Shape, call
@@ -72,10 +72,13 @@ class _Memory:
         forms = [_form(o) for c in calls for o in c.operands if isinstance(o, (str, Form))]
         halos = {f.name: f.settings[0] for f in forms if f.kind == "padded"}
         registers = _Registers(lanes_of(dtype), dtype)
+        slots = slot_counts(registers, arrays, calls)
         self.dtype, self.arrays = dtype, arrays
         self.counts = {"n": count, "workers": _launch_of("copy", dtype).most_threads()}
         self.buffers = {
-            name: layout(registers, arrays[name], halos.get(name, 0), dense=dense and name == "x")
+            name: layout(
+                registers, arrays[name], halos.get(name, 0), dense=dense and name == "x", slots=slots.get(name, 0)
+            )
             for name in dict.fromkeys(["x", *(f.name for f in forms)])
         }
         self.memory = {

@@ -4,7 +4,8 @@ Most kernels work on each example alone. Calls of such kernels that follow each 
 meet once, and each takes its share of the examples through all of the calls while they are in its cache. Calls that
 need all examples (a sum over the batch, a layout of weights) stand between launches, on the side where they are due:
 
-    before   what needs nothing of the launch, such as weights turned for the way back
+    before   what needs nothing of the launch, such as weights turned for the way back: it waits for the launch that
+             needs it
     after    what gathers, such as gradients of weights; a launch ends only where one of its calls waits for that
 
 Within a launch a stretch of calls goes through `deep(k)` examples at a time: as many as fit into half a megabyte, in
@@ -163,9 +164,9 @@ class Planner:
             self.before.append(part, self.touched(part[1]), self.filled(part[1]), 0)
 
     def slots(self, c: Call) -> str | None:
-        """The sums over shares of the minibatch that a call makes."""
+        """The sums over shares of the minibatch that a call makes; the largest of them, which decides how many."""
         found = (name for name in self.filled(c) if name in self.arrays and self.arrays[name].memory[0] == "slots")
-        return min(found, default=None)
+        return max(found, key=lambda name: math.prod(self.arrays[name].memory[1:]), default=None)
 
     def fits(self, slots: str) -> bool:
         """Whether a call with these sums can go with the chain: there are as many shares as for others in it, enough of

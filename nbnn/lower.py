@@ -50,7 +50,7 @@ class Lowered:
     names: dict[tuple[str, str], str] = field(default_factory=dict)  # (node, its own word) -> routed name
     aliases: dict[str, str] = field(default_factory=dict)  # outside training: output -> the tensor that it is
     buffers: dict[str, Buffer] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)  # arena -> elements (acts: per example)
+    sizes: dict[str, int] = field(default_factory=dict)  # arena -> elements (acts: per example; own_acts: of one held)
     sharing: Sharing = field(default_factory=Sharing)
     decayed: int = 0  # the first so many parameters are weights
     source: str = ""
@@ -408,6 +408,12 @@ def verify(net: Lowered) -> Lowered:
         for name, b in net.buffers.items():
             if b.arena == "space" and not b.start + b.size <= net.sizes["space"] == b.strides[0]:
                 broken(f"{name} of one worker reaches into the room of the next")
+        for launch in (launch for launches in net.launches.values() for launch in launches):
+            calls = [p[1] for p in launch.parts if not isinstance(p, int)]
+            touched = {str(array_of(o)) for c in calls for o in c.operands} if launch.slots else set()
+            sums = {name: net.buffers[name] for name in touched if name in net.buffers and net.buffers[name].slots}
+            if len({(b.slots, b.share) for b in sums.values()}) > 1:
+                broken(f"the sums of one launch are over other shares: {', '.join(sorted(sums))}")
         for arena in ("params", "grads", "state", "acts", "work", "own_acts"):
             placed = sorted((b.start, b.start + b.size, n) for n, b in net.buffers.items() if b.arena == arena)
             for k, (_, end, name) in enumerate(placed):

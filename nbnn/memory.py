@@ -1,7 +1,8 @@
 """Which arrays share memory: those that take over the place of their input, those that never live at one time, and
 those that no worker needs for more examples than it takes at a time.
 
-A life goes from the first launch that touches an array to the last one, in each of the compiled functions. Arrays that
+A life goes from the first launch that touches an array to the last one, in each of the compiled functions; that of a
+worker's own array from the first call to the last one. Arrays that
 nobody fills (zeros), that are filled in part only, or that a caller reads keep a place of their own.
 """
 

@@ -373,12 +373,11 @@ class Model:
             return
         if not self._capacity:
             self._work, self._space = self._arenas("work", "space")
-        needed = count * self.lowered.sizes["acts"]
-        needed += self._step.most_threads() * held(count) * self.lowered.sizes["own_acts"]
-        needed *= np.dtype(self.dtype).itemsize
+        own = min(self._step.most_threads(), count) * held(count) * self.lowered.sizes["own_acts"]
+        needed = (count * self.lowered.sizes["acts"] + own) * np.dtype(self.dtype).itemsize
         try:
             acts = arena(count * self.lowered.sizes["acts"], self.dtype)
-            own_acts = arena(self._step.most_threads() * held(count) * self.lowered.sizes["own_acts"], self.dtype)
+            own_acts = arena(own, self.dtype)
             labels, losses = np.zeros(count, np.int64), np.zeros(count)
         except MemoryError:
             raise MemoryError(

@@ -1,4 +1,5 @@
-"""Where the time of a step goes, node by node: the same text with a tick between its sections."""
+"""Where the time of a step goes, node by node: a text with each call by itself and a tick between its sections. A norm
+that is computed once more for a gradient of weights counts there."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from nets import NETS, ROWS, data, graph_of_row
 from soak import times
 
 import nbnn
-from nbnn import Affine, BatchNorm, Conv, GlobalAvgPool, Graph, ReLU, check
+from nbnn import Affine, BatchNorm, Conv, GlobalAvgPool, Graph, ReLU, Tanh, check
 from nbnn.lower import lower
 from nbnn.ops import OPS
 
@@ -142,6 +142,23 @@ def test_threads_at_different_calls_of_a_launch_have_room_of_their_own():
         assert all(found() == alone for _ in range(times(30, 300)))
     finally:
         numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_sums_of_which_there_are_fewer_than_sixteen(size):
+    """Where 16 partial sums of a convolution's weights would be too large there are fewer, of its bias as many,
+    whatever lay in their memory before."""
+    convs = [node for f in (160, 258 if size == 5 else 400) for node in (Conv(f, size, pad=size // 2), Tanh())]
+    graph = Graph([*convs, GlobalAvgPool(), Affine(10)], input=(160, 5, 5), loss="softmax")
+    model, exact = (nbnn.compile(graph, batch=20, backend=b) for b in ("numba", "numpy"))
+    slots = {b.slots for n, b in model.lowered.buffers.items() if "parts" in n}
+    assert len(slots) == (1 if size == 3 else 2) and min(slots) < 16
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        x, y = rng.standard_normal((20, 160, 5, 5), np.float32), rng.integers(0, 10, 20)
+        found, wanted = (m.loss(x, y)[1] for m in (model, exact))
+        for name, gradient in wanted.items():
+            assert check.relative_error(found[name], gradient) < 1e-4, name
 
 
 def test_bits_do_not_depend_on_threads_when_every_launch_is_shared():
