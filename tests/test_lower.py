@@ -377,6 +377,12 @@ def broken_rooms(net):
     return dataclasses.replace(net, buffers={**net.buffers, "affine1_held": held})
 
 
+def broken_shares(net):
+    net = lowering.plan_buffers(net)
+    fewer = dataclasses.replace(net.buffers["conv1_parts_w"], slots=8)
+    return dataclasses.replace(net, buffers={**net.buffers, "conv1_parts_w": fewer})
+
+
 def broken_size(net):
     net = lowering.plan_buffers(net)
     return dataclasses.replace(net, sizes={**net.sizes, "params": net.sizes["params"] // 2})
@@ -397,6 +403,11 @@ def broken_emit(net):
             "plan_buffers",
             broken_rooms,
             "after plan_buffers: affine1_held of one worker reaches into the room of the next",
+        ),
+        (
+            "plan_buffers",
+            broken_shares,
+            "after plan_buffers: the sums of one launch are over other shares: conv1_parts_b, conv1_parts_w",
         ),
         ("emit", broken_emit, "after emit: pool1: relu_forward reads 'nobody', which is no array"),
     ],
