@@ -726,7 +726,7 @@ def test_fault_45_the_text_of_a_step_does_not_grow_with_its_sizes():
     lines = [lower(text_of(*sizes), algorithm="direct").source.splitlines() for sizes in ((8, 5, 16), (2048, 31, 256))]
     calls = [[re.findall(r"\w+(?=\()", line) for line in text if "#" not in line] for text in lines]
     assert sum(line.count("conv_forward") for line in calls[0]) == 4  # twice in predict, twice in gradients
-    assert abs(len(lines[0]) - len(lines[1])) <= 4  # lines that were too long for one
+    assert len(lines[1]) - len(lines[0]) <= 4  # lines that were too long for one; the small net also goes by shares
     depths = [Graph([Affine(5), ReLU()] * k, input=5, loss="softmax") for k in (10, 20, 40)]
     short, middle, long = (len(lower(graph).source.splitlines()) for graph in depths)
     assert long - middle == pytest.approx(2 * (middle - short), rel=0.1)
