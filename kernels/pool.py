@@ -15,11 +15,17 @@ from nbnn.kernels.simd import fill, is_nan, lanes, load, pointer, select, store
 
 
 @inlined
+def _at(x, n, i, j):
+    """Where place i, j of example n begins."""
+    return pointer(x) + (n * step(x, 0) + i * step(x, 1) + j * step(x, 2))
+
+
+@inlined
 def clear(dx, n):
     """dx[n] = 0, the room behind the channels included."""
     for i in range(dx.shape[1]):
         for j in range(dx.shape[2]):
-            place = pointer(dx) + (n * step(dx, 0) + i * step(dx, 1) + j * step(dx, 2))
+            place = _at(dx, n, i, j)
             for c in range(0, dx.shape[3], lanes(dx)):
                 store(place, c, fill(dx, 0.0))
 
@@ -29,6 +35,12 @@ def _window(place, stride, pad, reach, length):
     """The part of the window of output place `place` that lies inside the picture: first and last + 1."""
     start = place * stride - pad
     return max(start, 0), min(start + reach, length)
+
+
+@inlined
+def _first(i, j, top, left, wide, stride, pad):
+    """The place within its window of what lies at top, left of the picture."""
+    return (top - i * stride + pad) * wide + left - j * stride + pad
 
 
 @inlined
@@ -78,9 +90,8 @@ def max_pool_forward(
             top, bottom = _window(i, stride, pad, tall, x.shape[1])
             for j in range(y.shape[2]):
                 left, right = _window(j, stride, pad, wide, x.shape[2])
-                place = (pad - i * stride + top) * wide + pad - j * stride + left
-                to_y = pointer(y) + (n * step(y, 0) + i * step(y, 1) + j * step(y, 2))
-                to_places = pointer(places) + (n * step(places, 0) + i * step(places, 1) + j * step(places, 2))
+                place = _first(i, j, top, left, wide, stride, pad)
+                to_y, to_places = _at(y, n, i, j), _at(places, n, i, j)
                 for c in range(0, y.shape[3], lanes(y)):
                     best, where = _maximum(xn + c, x, low, place, wide, top, bottom, left, right)
                     store(to_y, c, best)
@@ -101,9 +112,8 @@ def _max_gradients(places, dy, tall, wide, stride, pad, n, dx, fresh):
         top, bottom = _window(i, stride, pad, tall, dx.shape[1])
         for j in range(dy.shape[2]):
             left, right = _window(j, stride, pad, wide, dx.shape[2])
-            place = (pad - i * stride + top) * wide + pad - j * stride + left
-            from_places = pointer(places) + (n * step(places, 0) + i * step(places, 1) + j * step(places, 2))
-            from_dy = pointer(dy) + (n * step(dy, 0) + i * step(dy, 1) + j * step(dy, 2))
+            place = _first(i, j, top, left, wide, stride, pad)
+            from_places, from_dy = _at(places, n, i, j), _at(dy, n, i, j)
             for c in range(0, dy.shape[3], lanes(dy)):
                 where, given = load(from_places, c), load(from_dy, c)
                 corner = dxn + (top * down + left * on + c)
@@ -128,7 +138,7 @@ def _clear_rest(dx, n, tall, wide, stride, rows, columns):
         inside = i < rows * stride and i % stride < tall
         for j in range(dx.shape[2]):
             if not (inside and j < columns * stride and j % stride < wide):
-                place = pointer(dx) + (n * step(dx, 0) + i * step(dx, 1) + j * step(dx, 2))
+                place = _at(dx, n, i, j)
                 for c in range(0, dx.shape[3], lanes(dx)):
                     store(place, c, fill(dx, 0.0))
 

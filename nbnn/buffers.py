@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from nbnn.graph import INPUT
-from nbnn.launches import SHARES, SLOT_BYTES, array_of, name_of
+from nbnn.launches import SHARES, array_of, name_of
 from nbnn.memory import HELD, Sharing, places, share
 from nbnn.op import LENGTHS, Array, Call, Form
 
 if TYPE_CHECKING:
     from nbnn.lower import Lowered
 
+SLOT_BYTES = 1 << 25  # partial sums are fewer where together they would need more memory than this
 CACHE_LINE = 64  # bytes; so wide is the widest register, too
 ARENAS = {
     "params": "params",
@@ -94,7 +95,7 @@ def plan_buffers(net: Lowered) -> Lowered:
 
 
 def held(capacity: int) -> int:
-    """For how many examples a worker has arrays of its own; the text of a step says the same."""
+    """For how many examples a worker has arrays of its own."""
     return max(-(-capacity // SHARES), HELD)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +138,7 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
         rounded_grads = rounded.loss(x, y)[1]
         # in units of the last place; norms of channels without spread multiply by 1 / sqrt(1e-5)
         spread = 1024 if any(isinstance(node, (BatchNorm, GroupNorm)) for node in graph.nodes) else 32
-        noise, own_noise = (_noise(m, x, y, rng) for m in (exact, model))
+        noise, own_noise = _noise(exact, x, y, exact_grads, rng), _noise(model, x, y, grads, rng)
         coarser = np.finfo(model.dtype).eps / np.finfo(np.float64).eps
         for name, wanted in exact_grads.items():
             size, noisy = np.abs(wanted).max(initial=0.0), 32 * noise[name]
@@ -168,12 +168,11 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
     return report
 
 
-def _noise(model: Model, x: Any, y: Any, rng: np.random.Generator) -> dict[str, float]:
-    """How much of each gradient is rounding: how far it moves when parameters move by their last digits. Norms of norms
-    of channels without spread multiply rounding by 316 each time, until nothing else is left."""
+def _noise(model: Model, x: Any, y: Any, here: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, float]:
+    """How much of each gradient is rounding: how far it moves from `here` when parameters move by their last digits.
+    Norms of norms of channels without spread multiply rounding by 316 each time, until nothing else is left."""
     before, state, grads = model.params.copies(), model.state.copies(), model.grads.copies()
     try:
-        here = model.loss(x, y)[1]
         for value in model.params.values():
             value *= (1 + 4 * np.finfo(model.dtype).eps * rng.standard_normal(value.shape)).astype(model.dtype)
         moved = model.loss(x, y)[1]
@@ -183,13 +182,8 @@ def _noise(model: Model, x: Any, y: Any, rng: np.random.Generator) -> dict[str, 
 
 
 def reference_of(model: Model, dtype: str) -> Model:
-    """The same net, weights and random numbers on the reference kernels."""
-    from nbnn.model import Model
-
-    twin = Model(model.graph, dtype=dtype, seed=model.seed, backend="numpy")
-    twin.load_state_dict(model.state_dict())
-    twin.steps_taken = model.steps_taken
-    return twin
+    """The same model on the reference kernels."""
+    return model.twin(dtype=dtype, backend="numpy", algorithm="auto")
 
 
 def loss_of_scores(graph: Graph, scores: np.ndarray, given: np.ndarray) -> float:

@@ -11,21 +11,34 @@ from collections.abc import Iterable
 
 from nbnn.buffers import Buffer, seen
 from nbnn.kernels.constants import BLOCK, RATE, TIME
-from nbnn.launches import SHARES, Launch, Section
+from nbnn.launches import Launch, Section
 from nbnn.lower import Lowered
-from nbnn.memory import HELD
 from nbnn.op import LENGTHS, Form
 
 WIDTH = 120
 
-PREDICT = ("threads", "n", "cap", "data", "code", "indices", "params", "state", "acts", "work", "space", "own_acts")
+PREDICT = (
+    "threads",
+    "n",
+    "cap",
+    "held",
+    "data",
+    "code",
+    "indices",
+    "params",
+    "state",
+    "acts",
+    "work",
+    "space",
+    "own_acts",
+)
 TARGETS = ("all_labels", "labels", "target_data", "target_code")
 ARENAS = ("params", "grads", "state", "acts", "work", "space", "own_acts")
-GRADIENTS = (*PREDICT[:6], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
+GRADIENTS = (*PREDICT[:7], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
 RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v")
 TRAIN = ("steps", *GRADIENTS, *RULE, "kept", "sums", "norms", "skip")
 TOOLS = ("allow_threads", "compiled", "deep", "launch", "launch_shares", "own", "view")
-WORDS = ("kernels", "isfinite", "max", "min", "range", "held")
+WORDS = ("kernels", "isfinite", "max", "min", "range")
 FUNCTIONS = ("predict", "gradients", "train")
 
 
@@ -39,9 +52,11 @@ def _head(net: Lowered) -> list[str]:
     names = _kernels(net)
     table = [part for line in str(net.graph).splitlines() for part in _fold(line, "    ")]
     note = (
-        f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of the "
-        "data they are. An activation is an array (example, row, column, channel); "
-        "view(arena, start, shape, strides) counts elements. A picture that only affine layers read comes as a vector."
+        f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of "
+        "the data they are. An activation is an array (example, row, column, channel); "
+        "view(arena, start, shape, strides) counts elements, and own(...) is for each worker an array of its own for "
+        "the few examples, at most `held`, that it takes at a time. A picture that only affine layers read comes as a "
+        "vector."
     )
     source = "reference" if net.lanes == 1 else net.dtype
     return [
@@ -107,12 +122,6 @@ class _Writer:
         self.lines: list[str] = []
         self.names: dict[Form, str] = {}  # the variable that holds each view
         self.taken = {*TRAIN, *TOOLS, *WORDS, *FUNCTIONS, *_kernels(net), "tick", "times"}
-
-    def head(self) -> list[str]:
-        """What the views need to know."""
-        held = any(self.net.buffers[form.name].per == "held" for form in self.names)
-        said = "  # examples that a worker holds at a time"
-        return [f"    held = max(-(-cap // {SHARES}), {HELD}){said}"] if held else []
 
     def tick(self, title: str) -> None:
         if self.ticks:
@@ -217,7 +226,6 @@ def _predict(net: Lowered) -> list[str]:
     return [
         *_function("predict", PREDICT, "Forward outside training; the scores are left in acts."),
         "    allow_threads(threads)",
-        *writer.head(),
         *writer.lines,
     ]
 
@@ -235,7 +243,6 @@ def _gradients(net: Lowered, *, ticks: bool = False) -> tuple[list[str], list[st
     lines = [
         *_function("gradients", arguments, "Gather a minibatch, forward, loss into out[0], backward into grads."),
         "    allow_threads(threads)",
-        *writer.head(),
         *writer.lines,
     ]
     return lines, writer.titles

@@ -19,7 +19,7 @@ launch whose threads take whole shares, so that the gradient of an activation co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from nbnn.kernels.constants import WHOLE_TILES
@@ -28,7 +28,6 @@ from nbnn.op import Array, Call, Form
 IN_LAUNCH = 1 << 22  # bytes of one example, weights included: a launch that would touch more ends before, and what it
 # touched can make room for what comes
 IN_STRETCH = 1 << 21  # bytes that a stretch may touch where its least examples touch more: still in a third-level cache
-SLOT_BYTES = 1 << 25  # partial sums are fewer where together they would need more memory than this
 SHARES = 16  # a share is at most that part of the minibatch
 IN_SHARE = 4  # examples at a time: calls that ask for more have small pictures, and gain nothing in a launch of shares
 IN_CACHE = 1 << 19  # bytes of activations that a stretch of calls may touch at a time; common second-level caches are
@@ -107,11 +106,12 @@ class _Group:
 class Planner:
     """Puts the calls of one function into launches."""
 
-    def __init__(self, arrays: dict[str, Array], row_bytes: Callable[[int], int]) -> None:
+    def __init__(self, arrays: dict[str, Array], row_bytes: Callable[[int], int], sums: Mapping[str, int]) -> None:
+        """`sums` says of how many partial sums each array of them has room."""
         from nbnn.kernels import names
 
         self.kernels = names()
-        self.arrays, self.row_bytes = arrays, row_bytes
+        self.arrays, self.row_bytes, self.sums = arrays, row_bytes, sums
         self.found: list[Launch] = []
         self.before, self.chain, self.after = _Group(), _Group(), _Group()
 
@@ -127,12 +127,11 @@ class Planner:
         touched, filled = self.touched(part[1]), self.filled(part[1])
         late = self.after.holds_up(touched, filled)
         slots = self.slots(part[1])
-        if slots and not late and self.fits(slots) and self.chain.holds_up(touched, filled):
+        together = self.chain.bytes + self.bytes(touched - self.chain.touched)
+        if slots and not late and self.fits(slots) and self.chain.holds_up(touched, filled) and together <= IN_LAUNCH:
             self.chain.slots = slots
-            self.chain.append(part, touched, filled, self.bytes(touched - self.chain.touched))
-            return
-        if self.by_example(part[1]):
-            together = self.chain.bytes + self.bytes(touched - self.chain.touched)
+            group = self.chain
+        elif self.by_example(part[1]):
             many = bool(self.chain.slots) and part[1].least > IN_SHARE
             if late or many or (self.chain.parts and together > IN_LAUNCH):
                 self.flush()
@@ -164,21 +163,15 @@ class Planner:
             self.before.append(part, self.touched(part[1]), self.filled(part[1]), 0)
 
     def slots(self, c: Call) -> str | None:
-        """The sums over shares of the minibatch that a call makes; the largest of them, which decides how many."""
-        found = (name for name in self.filled(c) if name in self.arrays and self.arrays[name].memory[0] == "slots")
-        return max(found, key=lambda name: math.prod(self.arrays[name].memory[1:]), default=None)
+        """The sums over shares of the minibatch that a call makes."""
+        return min(self.filled(c) & set(self.sums), default=None)
 
     def fits(self, slots: str) -> bool:
         """Whether a call with these sums can go with the chain: there are as many shares as for others in it, enough of
         them for many threads, and no call wants more examples at a time than a share may have."""
-        array, other = self.arrays[slots], self.arrays[self.chain.slots or slots]
-        alike = (
-            (other.slots, other.share) == (array.slots, array.share)
-            and array.slots >= SHARES
-            and array.share <= IN_SHARE
-        )
-        small = math.prod(array.memory[1:-1]) * self.row_bytes(array.memory[-1]) * array.slots <= SLOT_BYTES
-        return alike and small and self.chain.least <= IN_SHARE
+        here, together = self.arrays[slots], self.arrays[self.chain.slots or slots]
+        alike = (self.sums[slots], here.share) == (self.sums[self.chain.slots or slots], together.share)
+        return alike and self.sums[slots] >= SHARES and max(here.share, self.chain.least) <= IN_SHARE
 
     def stretches(self) -> tuple[Part | int, ...]:
         """The calls of the launch, with how many examples go through each stretch of them at a time."""

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from nbnn.buffers import Buffer, itemsize, plan_buffers, row_room
+from nbnn.buffers import Buffer, itemsize, plan_buffers, row_room, slot_counts
 from nbnn.fused import fuse
 from nbnn.graph import INPUT, Graph
 from nbnn.launches import Launch, Planner, Section, alone, array_of, name_of
@@ -343,7 +343,8 @@ def join(net: Lowered) -> Lowered:
     def row_bytes(columns: int) -> int:
         return row_room(net, columns) * itemsize(net.dtype)
 
-    plans = {name: Planner(net.arrays, row_bytes).plan(sections) for name, sections in functions.items()}
+    counts = slot_counts(net, net.arrays, (c for sections in functions.values() for s in sections for c in s.calls))
+    plans = {name: Planner(net.arrays, row_bytes, counts).plan(sections) for name, sections in functions.items()}
     return replace(net, launches=plans)
 
 

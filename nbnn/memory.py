@@ -2,8 +2,8 @@
 those that no worker needs for more examples than it takes at a time.
 
 A life goes from the first launch that touches an array to the last one, in each of the compiled functions; that of a
-worker's own array from the first call to the last one. Arrays that
-nobody fills (zeros), that are filled in part only, or that a caller reads keep a place of their own.
+worker's own array from the first call to the last one. Arrays that nobody fills (zeros), that are filled in part only,
+or that a caller reads keep a place of their own.
 """
 
 from __future__ import annotations

@@ -146,6 +146,14 @@ class Model:
         size = f"{len(self.graph.nodes)} nodes, {self.graph.parameter_count:,} parameters"
         return f"<nbnn.Model of {size}, {self.dtype}, {self.backend}>"
 
+    def twin(self, **changes: Any) -> Model:
+        """Another model of the same net, weights, statistics and random numbers, but for these options."""
+        options = {"dtype": self.dtype, "seed": self.seed, "backend": self.backend, "algorithm": self.algorithm}
+        found = Model(self.graph, **{**options, "draw": False, **changes})
+        found.load_state_dict(self.state_dict())
+        found.steps_taken = self.steps_taken
+        return found
+
     # ---- computing
 
     def prepare(self) -> None:
@@ -409,7 +417,8 @@ class Model:
 
     def _predict_arguments(self, x: np.ndarray, rows: np.ndarray) -> tuple:
         arenas = self._params, self._state, self._acts, self._work, self._space, self._own_acts
-        return (self._step.threads(), len(rows), self._capacity, *self._step.data(x), rows, *arenas)
+        sizes = len(rows), self._capacity, held(self._capacity)
+        return (self._step.threads(), *sizes, *self._step.data(x), rows, *arenas)
 
     def gradient_arguments(self, X: Any, y: Any) -> tuple:
         """What the compiled `gradients` takes for X as one minibatch, checked."""
@@ -429,6 +438,7 @@ class Model:
             threads,
             batch,
             self._capacity,
+            held(self._capacity),
             *self._step.data(x),
             rows,
             *targets,

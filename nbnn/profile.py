@@ -37,7 +37,7 @@ class Profile:
 def profile(model: Model, X: Any, y: Any, *, repeat: int = 20) -> Profile:
     """Compute the gradients of X as one minibatch `repeat` times, without the update; the model is left as it is."""
     repeat = positive(repeat, "repeat")
-    twin = apart(model)
+    twin = model.twin(apart=True)  # where calls go together, none has a time of its own
     text, titles = profiled_text(twin.lowered)
     step = step_of(text, jitted=model.backend == "numba")
     parts = []
@@ -51,21 +51,3 @@ def profile(model: Model, X: Any, y: Any, *, repeat: int = 20) -> Profile:
         ticks = np.diff(times)
         parts.append(ticks * (seconds / ticks.sum() * 1e3))  # a tick has no unit: all of them are the time of the call
     return Profile(dict(zip(titles, np.median(parts[1:], axis=0).tolist(), strict=False)))
-
-
-def apart(model: Model) -> Model:
-    """The same model with a launch for each call: where calls go together, none has a time of its own."""
-    from nbnn.model import Model
-
-    twin = Model(
-        model.graph,
-        dtype=model.dtype,
-        seed=model.seed,
-        backend=model.backend,
-        algorithm=model.algorithm,
-        draw=False,
-        apart=True,
-    )
-    twin.load_state_dict(model.state_dict())
-    twin.steps_taken = model.steps_taken
-    return twin

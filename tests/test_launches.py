@@ -6,36 +6,29 @@ from nets import NETS, data
 
 import nbnn
 from nbnn import Affine, BatchNorm, Conv, GlobalAvgPool, Graph, GroupNorm, LeakyReLU, MaxPool, ReLU, launches
-from nbnn import lower as lowering
-from nbnn.launches import alone
 from nbnn.lower import lower
 
 
-def gradients(net):
-    model = nbnn.compile(net.graph, seed=3)
+def gradients(net, **options):
+    model = nbnn.compile(net.graph, seed=3).twin(**options)
     x, y = data(net, count=net.batch)
     loss, grads = model.loss(x, y)
     scores = model.loss(x)
     return {"loss": np.array(loss), "scores": scores, **grads, **model.state.copies()}
 
 
-def all_alone(net):
-    functions = {"predict": net.inference, "gradients": (*net.training, *net.backward)}
-    return lowering.replace(net, launches={name: alone(sections) for name, sections in functions.items()})
-
-
 @pytest.mark.parametrize("name", NETS)
 def test_calls_together_and_alone_give_the_same_bytes(name, monkeypatch):
     net = NETS[name]
     together = gradients(net)
+    one_by_one = gradients(net, apart=True)
     monkeypatch.setattr(launches, "IN_CACHE", 1)  # as few examples at a time as there may be
     few_at_a_time = gradients(net)
-    all_alone.__name__ = "join"
-    passes = tuple(all_alone if p.__name__ == "join" else p for p in lowering.PASSES)
-    monkeypatch.setattr(lowering, "PASSES", passes)
-    one_by_one = gradients(net)
+    monkeypatch.setattr(launches, "IN_STRETCH", 1)  # each call a stretch by itself
+    one_call_at_a_time = gradients(net)
     for key, value in together.items():
-        assert value.tobytes() == few_at_a_time[key].tobytes() == one_by_one[key].tobytes(), key
+        for found in (few_at_a_time, one_call_at_a_time, one_by_one):
+            assert value.tobytes() == found[key].tobytes(), key
 
 
 def shown(nodes, shape, function="gradients", **options):
