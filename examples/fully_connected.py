@@ -16,6 +16,7 @@ from nbnn.course.solver import Solver
 run = common.Run("fully_connected", __doc__)
 data = run.pictures(train=4000)
 epochs = 2 if run.small else 10
+deep = [100] * (2 if run.small else 4)
 
 
 def train(net, rule="adam", rate=1e-3, pictures=None, **options):
@@ -57,7 +58,7 @@ rules = {"sgd": 1e-3, "sgd_momentum": 1e-3, "rmsprop": 1e-4, "adam": 1e-3}
 histories = {}
 for rule, rate in rules.items():
     np.random.seed(0)
-    solver = train(FullyConnectedNet([100] * 4, weight_scale=5e-2), rule, rate)
+    solver = train(FullyConnectedNet(deep, weight_scale=5e-2), rule, rate)
     histories[rule] = np.arange(len(solver.val_acc_history)), solver.val_acc_history
     print(f"{rule:14} best val acc {solver.best_val_acc:.3f}")
 run.figure(plots.lines(histories, run.out / "rules.png", title="Update rules", x="epoch", y="validation accuracy"))
@@ -72,9 +73,7 @@ for name in found:
     for scale in scales:
         np.random.seed(0)
         norm = None if name == "plain" else name
-        solver = train(
-            FullyConnectedNet([50] * 4, normalization=norm, weight_scale=scale), num_epochs=max(2, epochs // 2)
-        )
+        solver = train(FullyConnectedNet(deep, normalization=norm, weight_scale=scale), num_epochs=max(2, epochs // 2))
         found[name].append(solver.best_val_acc)
     print(f"{name:14} " + "  ".join(f"{scale:.0e}: {acc:.3f}" for scale, acc in zip(scales, found[name], strict=True)))
 run.figure(

@@ -361,10 +361,12 @@ def guarded(at_end: bool) -> Callable[[np.ndarray], np.ndarray]:
     return place
 
 
-def run_rows(place: Callable[[np.ndarray], np.ndarray] = np.copy, dtypes: tuple[str, ...] = DTYPES) -> None:
-    """All rows; says which before it runs it, so that a crash has a name."""
+def run_rows(
+    place: Callable[[np.ndarray], np.ndarray] = np.copy, dtypes: tuple[str, ...] = DTYPES, intensity: int = 0
+) -> None:
+    """All rows, or those of kernels that compute so much; says which before it runs it, so that a crash has a name."""
     for dtype in dtypes:
-        for case in CASES:
+        for case in (case for case in CASES if KERNELS[case.kernel].intensity >= intensity):
             os.write(1, f"{case}, {dtype}\n".encode())
             demand_equal_arguments(
                 run(case, dtype, again(_made(case, dtype), place)), expected(case, dtype), case, dtype
@@ -421,13 +423,14 @@ _FEATURES = binding.get_host_cpu_features()
     ("processor", "lanes", "needs", "dtype"), [("haswell", 8, "avx2", "float32"), ("nehalem", 4, "sse4.2", "float64")]
 )
 def test_kernels_on_narrower_registers(processor, lanes, needs, dtype):
-    """In one dtype each, and in a soak in both: all kernels are compiled for it."""
+    """In one dtype each, and those whose text depends on the number of registers: in a soak all, in both dtypes. They
+    are compiled for it."""
     if not _FEATURES.get(needs):
         pytest.skip(f"this processor has no {needs}")
     if lanes_of("float32") == lanes:
         pytest.skip(f"the other tests have run with {lanes} lanes")
     code = f"import test_kernels as t; assert [t.lanes_of(d) for d in t.DTYPES] == {[lanes, lanes // 2]}; "
-    code += f"t.run_rows(dtypes={times((dtype,), DTYPES)})"
+    code += f"t.run_rows(dtypes={times((dtype,), DTYPES)}, intensity={times(4, 0)})"
     _demand_all_rows(_child(code, NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=""))
 
 
