@@ -20,6 +20,7 @@ from nbnn.kernels.arrays import squares
 from nbnn.kernels.constants import (
     ADAM,
     ADAMW,
+    AVERAGE,
     BETA2,
     BLOCK,
     DECAY,
@@ -99,6 +100,17 @@ def _decay(w, i, value, weights, rate):
     if i < weights:
         value = value - load(pointer(w), i) * rate
     return value
+
+
+@kernel(each="mean", grain=BLOCK, whole=False)
+def average(w: Array1, settings: Doubles, mean: Array1, first: int, last: int):
+    """mean += (1 - d) * (w - mean), the exponential moving average of the weights. Early on d is less, so that step t
+    looks back over some tenth of the steps so far and the first step takes w as it is."""
+    time = settings[TIME]
+    share = 1.0 - min(settings[AVERAGE], (time - 1.0) / (time + 9.0))
+    for i in range(first, last, lanes(w)):
+        before = load(pointer(mean), i)
+        store(pointer(mean), i, before + (load(pointer(w), i) - before) * share)
 
 
 @kernel(each="w", grain=BLOCK, fills=5, whole=False)

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable
 
 from nbnn.buffers import Buffer, seen
-from nbnn.kernels.constants import BLOCK, RATE, TIME
+from nbnn.kernels.constants import AVERAGE, BLOCK, RATE, TIME
 from nbnn.launches import Launch, Section
 from nbnn.lower import Lowered
 from nbnn.op import LENGTHS, Form
@@ -35,7 +35,7 @@ PREDICT = (
 TARGETS = ("all_labels", "labels", "target_data", "target_code")
 ARENAS = ("params", "grads", "state", "acts", "work", "space", "own_acts")
 GRADIENTS = (*PREDICT[:7], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
-RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v")
+RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v", "averaged")
 TRAIN = ("steps", *GRADIENTS, *RULE, "kept", "sums", "norms", "skip")
 TOOLS = ("allow_threads", "compiled", "deep", "launch", "launch_shares", "own", "view")
 WORDS = ("kernels", "isfinite", "max", "min", "range")
@@ -88,7 +88,7 @@ def profiled_text(net: Lowered) -> tuple[str, list[str]]:
 def _kernels(net: Lowered) -> list[str]:
     """The names of all kernels that the step calls."""
     found = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
-    always = {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update"}
+    always = {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update", "average"}
     always |= {"copy"} if net.sizes["state"] else set()
     always |= {"trust"} if "lengths" in found else set()
     return sorted(found | always)
@@ -289,6 +289,8 @@ def _train(net: Lowered) -> list[str]:
         "            taken = isfinite(norms[k])",
         "            if not taken:",
         f"                settings[{TIME}] -= 1.0",
+        f"            elif settings[{AVERAGE}] > 0.0:",
+        "                launch(average(params, settings, averaged))",
         "        if not taken:  # nothing of this step stays",
         *put_back,
         "            if not skip:",

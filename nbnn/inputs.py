@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import mmap
 import numbers
-import sys
 from typing import Any
 
 import numpy as np
@@ -133,10 +134,13 @@ def seed(value: Any) -> int:
 
 def amount(value: Any, name: str) -> float:
     """A finite number of at least 0."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not 0 <= value <= sys.float_info.max:
+    number = -1.0
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # an int may be longer than any float
+            number = float(value)
+    if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-    return float(value)
+    return number
 
 
 def not_finite(given: np.ndarray, name: str) -> str | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # what a training that goes on must have been given as well, besides the same graph and data
 SAME = (
     *("update_rule", "optim_config", "lr_decay", "batch_size", "num_epochs", "num_train_samples", "num_val_samples"),
-    *("schedule", "clip", "reg", "sampling", "seed", "on_nan"),
+    *("schedule", "clip", "reg", "average", "sampling", "seed", "on_nan"),
 )
 KINDS = ("weights", "best", "rule", "history")  # of a checkpoint's arrays
 
@@ -69,7 +69,7 @@ class Keeper:
         due = solver.measured == solver.iteration or (self.every is not None and solver.iteration % self.every == 0)
         if self.folder is not None and due and self._written < solver.iteration:
             if self.best_is_new:  # the model is as it was measured
-                with self.folder.told(self.folder.path / BEST):
+                with solver.trainee.averaged(), self.folder.told(self.folder.path / BEST):
                     solver.trainee.save(self.folder.path / BEST)
                 self.best_is_new = False
             self.write()

@@ -519,8 +519,9 @@ class Model:
     ) -> tuple:
         room = arena(len(self._state), self.dtype), np.zeros((2, -(-len(self._params) // BLOCK)))
         gradients = self._gradient_arguments(threads, x, given, rows.reshape(-1), rows.shape[1], out.losses)
-        rule = memory.code, memory.settings, np.asarray(rates, np.float64), float(reg), float(clip), memory.m, memory.v
-        return (len(rows), *gradients, *rule, *room, out.norms, int(skip))
+        rule = memory.code, memory.settings, np.asarray(rates, np.float64), float(reg), float(clip)
+        arenas = memory.m, memory.v, memory.averaged
+        return (len(rows), *gradients, *rule, *arenas, *room, out.norms, int(skip))
 
     def _needed_loss(self) -> Any:
         if self.graph.loss is None:

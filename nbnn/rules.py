@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nbnn.arrays import arena
-from nbnn.kernels.constants import BETA2, BLOCK, DECAY, EPS, MOMENTUM, RATE, RULES, SETTINGS, TIME
+from nbnn.kernels.constants import AVERAGE, BETA2, BLOCK, DECAY, EPS, MOMENTUM, RATE, RULES, SETTINGS, TIME
 from nbnn.words import hint
 
 DEFAULTS: dict[str, dict[str, float]] = {
@@ -71,13 +71,14 @@ def unguarded(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Memory:
-    """What a rule remembers from step to step: two arenas like the parameters, and the number of steps."""
+    """What a rule remembers from step to step: two arenas like the parameters, and the number of steps; and where it is
+    asked for, the moving average of the parameters."""
 
     def __init__(self) -> None:
         self.rule = ""
         self.config: dict[str, float] = {}
         self.settings = np.zeros(SETTINGS)
-        self.m = self.v = np.zeros(0)
+        self.m = self.v = self.averaged = np.zeros(0)
 
     @property
     def code(self) -> int:
@@ -87,17 +88,26 @@ class Memory:
     def rate(self) -> float:
         return self.config["learning_rate"]
 
-    def use(self, rule: str, config: dict[str, Any] | None, params: np.ndarray) -> None:
-        """Go on with this rule and these settings; another rule than before begins with an empty memory."""
+    def use(self, rule: str, config: dict[str, Any] | None, params: np.ndarray, average: float = 0.0) -> None:
+        """Go on with this rule and these settings; another rule than before begins with an empty memory. `average` is
+        the share of the moving average that a step keeps, 0 where there is none."""
         self.config = config_of(rule, config)
         if rule != self.rule or self.v.shape != params.shape:
             self.start(rule, params)
+        if not average:
+            self.averaged = params  # nobody touches it
+        elif not self.settings[AVERAGE] or self.averaged.shape != params.shape:
+            self.averaged = arena(len(params), str(params.dtype))
+            self.averaged[:] = params
         self.settings = settings_of(rule, self.config, self.settings[TIME])
+        self.settings[AVERAGE] = average
 
     def arenas(self) -> dict[str, np.ndarray]:
         """What this rule keeps, by the letters of its formula."""
         kept = {"m": self.m} if self.rule in _WITH_MEAN else {}
-        return kept if self.rule in ("sgd", "lion") else {**kept, "v": self.v}
+        if self.rule not in ("sgd", "lion"):
+            kept["v"] = self.v
+        return {**kept, "averaged": self.averaged} if self.settings[AVERAGE] else kept
 
     def heal(self, params: np.ndarray) -> None:
         """Forget what a step that overflowed has spoilt: with an infinite memory no rule moves again."""

@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "schedule": None,
     "clip": 0.0,
     "reg": 0.0,
+    "average": 0.0,
     "sampling": "replacement",
     "seed": 0,
     "log": print,
@@ -54,8 +55,9 @@ class Solver:
     Options, with the course's defaults: update_rule "sgd", optim_config, lr_decay 1.0 (the learning rate is multiplied
     by it after each epoch), batch_size 100, num_epochs 10, num_train_samples 1000, num_val_samples None,
     checkpoint_name None, print_every 10, verbose True. Beyond the course: schedule (see `nbnn.schedules`), clip
-    (largest norm of the gradient), reg (L2 of a compiled model), sampling "replacement" or "epoch", seed, log (what
-    prints a line), progress (a live line; by default on terminals).
+    (largest norm of the gradient), reg (L2 of a compiled model), average (the share, such as 0.999, that each step
+    keeps of a moving average of the weights; accuracies, and the best weights, are then those of the average),
+    sampling "replacement" or "epoch", seed, log (what prints a line), progress (a live line; by default on terminals).
 
     checkpoint names a folder that keeps the last `keep` checkpoints and the best model; one is written after each
     measurement of the accuracies, after every `checkpoint_every` iterations, and when Ctrl-C or SIGTERM ends the
@@ -96,6 +98,9 @@ class Solver:
         self.verbose = bool(chosen["verbose"])
         self.schedule = as_schedule(chosen["schedule"])
         self.clip, self.reg = inputs.amount(chosen["clip"], "clip"), inputs.amount(chosen["reg"], "reg")
+        self.average = inputs.amount(chosen["average"], "average")
+        if self.average >= 1:
+            raise ValueError(f"average must be below 1, such as 0.999, got {chosen['average']!r}")
         self.sampling: str = chosen["sampling"]
         if self.sampling not in ("replacement", "epoch"):
             raise ValueError(f"sampling must be 'replacement' or 'epoch', got {self.sampling!r}")
@@ -111,11 +116,12 @@ class Solver:
             if not callable(callback):
                 raise TypeError(f"callbacks must be functions that take the Solver, got {type(callback).__name__}")
         settings = data, self.update_rule, self.optim_config
+        more: dict[str, Any] = {"reg": self.reg, "clip": self.clip, "average": self.average}
         offered = getattr(model, "trainee", None)  # a model may know itself how it is trained best
-        self.trainee: Any = offered(*settings, reg=self.reg, clip=self.clip) if callable(offered) else None
+        self.trainee: Any = offered(*settings, **more) if callable(offered) else None
         if self.trainee is None:
             kind = CompiledTrainee if isinstance(model, Model) else PlainTrainee
-            self.trainee = kind(model, *settings, reg=self.reg, clip=self.clip)
+            self.trainee = kind(model, *settings, **more)
         self.on_nan: str = self.trainee.on_nan
         if chosen["on_nan"] is not None:
             self.on_nan = inputs.choice(chosen["on_nan"], ON_NAN, "on_nan")
@@ -315,23 +321,24 @@ class Solver:
 
     def _measure(self) -> None:
         self.demand_whole()
-        try:
-            train = self.check_accuracy(self.X_train, self.y_train, self.num_train_samples)
-            val = self.check_accuracy(self.X_val, self.y_val, self.num_val_samples)
-        except FloatingPointError as problem:
-            self._not_finite(self.iteration, problem)
-        self.train_acc_history.append(train)
-        self.val_acc_history.append(val)
-        self.measured = self.iteration
-        if val > self.best_val_acc or not self.best:
-            self.note_best(self.trainee.copy(), val)
-            self._keeper.best_is_new = True
-        if self.verbose:
-            self._say(f"(Epoch {self.epoch} / {self._epochs}) train acc: {train:f}; val_acc: {val:f}")
+        with self.trainee.averaged():
+            try:
+                train = self.check_accuracy(self.X_train, self.y_train, self.num_train_samples)
+                val = self.check_accuracy(self.X_val, self.y_val, self.num_val_samples)
+            except FloatingPointError as problem:
+                self._not_finite(self.iteration, problem)
+            self.train_acc_history.append(train)
+            self.val_acc_history.append(val)
+            self.measured = self.iteration
+            if val > self.best_val_acc or not self.best:
+                self.note_best(self.trainee.copy(), val)
+                self._keeper.best_is_new = True
+            if self.verbose:
+                self._say(f"(Epoch {self.epoch} / {self._epochs}) train acc: {train:f}; val_acc: {val:f}")
+            if self.checkpoint_name is not None:
+                self.trainee.save(pathlib.Path(f"{self.checkpoint_name}_epoch_{self.epoch}.safetensors"))
         for callback in self.callbacks:
             callback(self)
-        if self.checkpoint_name is not None:
-            self.trainee.save(pathlib.Path(f"{self.checkpoint_name}_epoch_{self.epoch}.safetensors"))
 
     def note_best(self, arrays: dict[str, np.ndarray], accuracy: float) -> None:
         """These are the best weights and running figures so far."""

@@ -3,6 +3,7 @@
 prepare()                     compile what is needed
 steps(rows, rates, on_nan)    -> losses, and what ended them early; a step that is not finite is not taken
 accuracy(x, y, batch_size, pause)
+averaged()                    a context in which the weights are their moving average, if there is one
 copy(), put(arrays)           weights and running figures by name
 shown(arrays)                 those of them that people know as `best_params`
 memory(), counts()            what the update rule remembers, and the numbers that go on counting
@@ -13,8 +14,9 @@ save(path)                    the weights as a file
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,15 @@ class CompiledTrainee:
     figures: tuple[str, ...] = ()  # how names in copy() begin that are not there before the first step
 
     def __init__(
-        self, model: Model, data: dict[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
+        self,
+        model: Model,
+        data: dict[str, Any],
+        rule: str,
+        config: dict[str, Any],
+        *,
+        reg: float,
+        clip: float,
+        average: float,
     ) -> None:
         loss = model._needed_loss()
         self.model, self.reg, self.clip = model, reg, clip
@@ -48,7 +58,7 @@ class CompiledTrainee:
             if problem:
                 raise ValueError(problem)
         self.rule = rules.Memory()
-        self.rule.use(rule, config, model._params)
+        self.rule.use(rule, config, model._params, average)
 
     def _checked(self, y: Any, count: int, name: str) -> np.ndarray:
         return (inputs.labels if self.classifies else inputs.targets)(y, count, self.model.graph, name=name)
@@ -75,6 +85,16 @@ class CompiledTrainee:
             total += len(x[part]) * (found["accuracy"] if self.classifies else -found["loss"])
             pause()
         return total / len(x)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        params = self.model._params
+        own = params.copy()
+        params[:] = self.rule.averaged
+        try:
+            yield
+        finally:
+            params[:] = own
 
     def copy(self) -> ArrayDict:
         return self.model.state_dict()
@@ -121,7 +141,15 @@ class PlainTrainee:
     figures = FIGURES
 
     def __init__(
-        self, model: Any, data: dict[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
+        self,
+        model: Any,
+        data: dict[str, Any],
+        rule: str,
+        config: dict[str, Any],
+        *,
+        reg: float,
+        clip: float,
+        average: float,
     ) -> None:
         if not hasattr(model, "params") or not callable(getattr(model, "loss", None)):
             raise TypeError(
@@ -130,13 +158,13 @@ class PlainTrainee:
             )
         if reg:
             raise ValueError("reg belongs to a compiled model; this model's own loss adds its penalty")
-        self.model, self.rule, self.config, self.clip = model, rule, config, clip
+        self.model, self.rule, self.config, self.clip, self.average = model, rule, config, clip, average
         self.data = {k: np.asarray(data[k]) for part in PARTS for k in part}
         self.rules = {name: self._rule_of(name) for name in model.params}
 
     def _rule_of(self, name: str) -> rules.Memory:
         memory = rules.Memory()
-        memory.use(self.rule, self.config, np.array(self.model.params[name]).reshape(-1))
+        memory.use(self.rule, self.config, np.array(self.model.params[name]).reshape(-1), self.average)
         return memory
 
     def prepare(self) -> None:
@@ -171,7 +199,7 @@ class PlainTrainee:
         return None
 
     def _update(self, grads: Mapping[str, np.ndarray], rate: float) -> None:
-        from nbnn.kernels.reference import update
+        from nbnn.kernels.reference import average, update
 
         shrink = 1.0
         if self.clip:
@@ -182,14 +210,29 @@ class PlainTrainee:
             w = np.array(self.model.params[name], order="C")
             flat, dw = w.reshape(-1), np.asarray(grads[name], w.dtype).reshape(-1) * w.dtype.type(shrink)
             memory = self.rules[name] = self.rules.get(name) or self._rule_of(name)
-            memory.use(self.rule, {**self.config, "learning_rate": rate}, flat)
+            memory.use(self.rule, {**self.config, "learning_rate": rate}, flat, self.average)
             memory.settings[rules.TIME] += 1
             known = rules.unguarded(flat.size)
             update(memory.code, flat.size if w.ndim > 1 else 0, memory.settings, dw, flat, memory.m, memory.v, *known)
+            if self.average:
+                average(flat, memory.settings, memory.averaged)
             self.model.params[name] = w
 
     def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:
         return accuracy_of(self.model.loss, x, y, batch_size, pause)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        if not self.average:
+            yield
+            return
+        own = self.model.params
+        found = {name: np.array(memory.averaged) for name, memory in self.rules.items()}
+        self.model.params = {name: found[name].reshape(np.shape(value)) for name, value in own.items()}
+        try:
+            yield
+        finally:
+            self.model.params = own
 
     def copy(self) -> ArrayDict:
         return {**{name: np.array(value) for name, value in self.model.params.items()}, **figures_of(self.model)}

@@ -844,6 +844,16 @@ LOSS = [
 # ---- the step of the weights
 
 
+def _settings(time: float) -> np.ndarray:
+    settings = np.array([0.01, 0.9, 0.99, 1e-3, 0.1, time, 0.8])  # an eps that shows
+    assert len(settings) == SETTINGS
+    return settings
+
+
+def average(label: str, size: int, time: float) -> Case:
+    return Case("average", label, lambda make: (make.grad(size), _settings(time), make.grad(size)))
+
+
 def step(rule: str, label: str, size: int, weights: int, bad: int | None = None, known: float = -1.0) -> Case:
     def build(make: Maker) -> tuple:
         dw, w, m, v = (make.grad(size) for _ in range(4))
@@ -851,10 +861,8 @@ def step(rule: str, label: str, size: int, weights: int, bad: int | None = None,
             np.abs(v, out=v)
         if bad is not None:
             dw[bad] = np.nan
-        settings = np.array([0.01, 0.9, 0.99, 1e-3, 0.1, 3.0])  # an eps that shows
-        assert len(settings) == SETTINGS
         sums = np.full(-(-size // BLOCK), known)
-        return RULES.index(rule), weights, settings, dw, w, m, v, sums, make.doubles(1)
+        return RULES.index(rule), weights, _settings(3.0), dw, w, m, v, sums, make.doubles(1)
 
     return Case("update", f"{rule}, {label}", build)
 
@@ -891,6 +899,9 @@ UPDATE = [
     *(step(rule, "a NaN in the gradient ends the step", 64, 32, bad=19) for rule in RULES),
     *(step(rule, "a NaN where the sums are said to be known", 64, 32, bad=19, known=0.5) for rule in RULES),
     step("adam", "known sums that are infinite", 2 * BLOCK + 48, BLOCK + 16, known=np.inf),
+    average("blocks and a bit", 2 * BLOCK + 48, 1000.0),
+    average("one register, early", 16, 3.0),
+    average("the first step", 48, 1.0),
     Case("add_l2", "blocks and a bit", _l2(2 * BLOCK + 16)),
     Case("add_l2", "one register", _l2(16)),
     Case("add_l2", "no weights", _l2(0)),

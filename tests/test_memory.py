@@ -155,6 +155,7 @@ def update(draw: Any) -> list[Case]:
     label, sums = f"{weights} weights of {size}", -(-size // cases.BLOCK)
     return [
         *(cases.step(rule, label, size, weights) for rule in RULES),
+        cases.average(label, size, 5.0),
         Case("add_l2", label, cases._l2(weights)),
         Case("square_sums", label, lambda make: (make.grad(size), make.doubles(sums))),
         cases.trust(label, sums),
@@ -419,7 +420,7 @@ def _behind(a: np.ndarray, before: int) -> np.ndarray:
 
 BY_BLOCK = ("sums", "of_w")
 FLAT = (
-    *("gather", "gather_labels", "update", "add_l2", "square_sums", "trust", "clip_norm"),
+    *("gather", "gather_labels", "update", "add_l2", "square_sums", "trust", "clip_norm", "average"),
     *("running_statistics", "batch_gradients"),
 )
 

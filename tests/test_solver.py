@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import nbnn
-from nbnn import Affine, BatchNorm, Dropout, Graph, ReLU, Solver, data, schedules
+from nbnn import Affine, BatchNorm, Dropout, Graph, ReLU, Solver, check, data, schedules
+from nbnn.course.fc_net import FullyConnectedNet
 
 GRAPH = Graph([Affine(20), BatchNorm(), ReLU(), Dropout(0.2), Affine(10)], input=(1, 8, 8), loss="softmax")
 
@@ -444,3 +445,65 @@ def test_ctrl_c_ends_cleanly_with_the_best_weights():
     )
     assert out.strip().endswith("ended well")
     assert "Traceback" not in err
+
+
+# ---- the moving average of the weights
+
+
+AVERAGED = {
+    "compiled": lambda: nbnn.compile(GRAPH, seed=1),
+    "reference": lambda: nbnn.compile(GRAPH, seed=1, backend="numpy"),
+    "course": lambda: FullyConnectedNet([20], input_dim=64, use_batchnorm=True, weight_scale=0.1, dtype=np.float64),
+    "own": Course,
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGED)
+def test_accuracies_are_those_of_the_moving_average(kind, digits):
+    """One step an epoch, so that callbacks see the weights of each step."""
+    few = {**digits, "X_train": digits["X_train"][:100], "y_train": digits["y_train"][:100]}
+    steps, seen = [], []
+
+    def note(solver):
+        steps.append({name: np.array(value) for name, value in solver.model.params.items()})
+        with solver.trainee.averaged():
+            seen.append({name: np.array(value) for name, value in solver.model.params.items()})
+            accuracy = solver.check_accuracy(few["X_val"], few["y_val"])
+        assert accuracy == solver.val_acc_history[-1]
+
+    options = {"update_rule": "sgd_momentum", "optim_config": {"learning_rate": 0.05}, "num_epochs": 12}
+    solver, _ = solver_of(few, AVERAGED[kind](), average=0.5, callbacks=[note], **options)
+    solver.train()
+    mean = dict.fromkeys(steps[0], 0)
+    for t, weights in enumerate(steps, 1):
+        keep = min(0.5, (t - 1) / (t + 9))
+        mean = {name: keep * mean[name] + (1 - keep) * value for name, value in weights.items()}
+        assert all(check.relative_error(seen[t - 1][name], value) < 1e-5 for name, value in mean.items())
+    best = int(np.argmax(solver.val_acc_history))
+    for name, value in solver.model.params.items():
+        assert np.array_equal(value, seen[best][name]) and not np.array_equal(value, steps[best][name])
+
+
+def test_a_step_that_is_left_out_is_not_averaged(digits):
+    """Its weights are those of the step before, and count once."""
+    huge = np.array(digits["X_train"][:100], np.float32)
+    huge[7] = 3e38
+    data = {**digits, "X_train": np.concatenate([digits["X_train"][:100], huge]), "y_train": digits["y_train"][:200]}
+    graph = Graph([Affine(10)], input=(1, 8, 8), loss="softmax")
+    left, whole = (
+        solver_of(d, nbnn.compile(graph), average=0.9, on_nan="skip", num_epochs=6, callbacks=[])[0]
+        for d in (data, digits)
+    )
+    whole.trainee.data["X_train"], whole.trainee.data["y_train"] = data["X_train"][:100], data["y_train"][:100]
+    rows = np.arange(100)[None]
+    for k in range(4):
+        left.trainee.steps(rows + 100 * (k == 2), np.full(1, 0.1), "skip")
+        whole.trainee.steps(rows, np.full(1, 0.1), "skip") if k != 2 else None
+    assert left.trainee.rule.averaged.tobytes() == whole.trainee.rule.averaged.tobytes()
+    assert left.trainee.counts()["updates"] == 3
+
+
+@pytest.mark.parametrize("wrong", [1, 1.5, -0.1, "0.9", True, np.nan])
+def test_an_average_that_is_no_share_is_refused(wrong, digits):
+    with pytest.raises(ValueError, match="^average must be "):
+        solver_of(digits, average=wrong)

@@ -71,12 +71,23 @@ KINDS = {
     "vectors": (
         lambda **o: nbnn.compile(VECTORS, seed=2, dtype="float64", **o),
         vectors,
-        {"update_rule": "adamw", "clip": 1.0, "reg": 1e-3, "schedule": {"schedule": "one_cycle", "warm_up": 5}},
+        {
+            "update_rule": "adamw",
+            "clip": 1.0,
+            "reg": 1e-3,
+            "average": 0.9,
+            "schedule": {"schedule": "one_cycle", "warm_up": 5},
+        },
     ),
     "course": (
         lambda **o: course_net(),
         vectors,
-        {"update_rule": "sgd_momentum", "lr_decay": 0.9, "optim_config": {"learning_rate": 1e-2, "momentum": 0.8}},
+        {
+            "update_rule": "sgd_momentum",
+            "average": 0.5,
+            "lr_decay": 0.9,
+            "optim_config": {"learning_rate": 1e-2, "momentum": 0.8},
+        },
     ),
 }
 COMMON = {"batch_size": 16, "num_epochs": 6, "print_every": 1, "num_train_samples": 50, "seed": 5, "progress": False}

@@ -66,7 +66,7 @@ from nbnn.kernels.reference.pool import (
     max_pool_backward,
     max_pool_forward,
 )
-from nbnn.kernels.reference.update import add_l2, clip_norm, square_sums, trust, update
+from nbnn.kernels.reference.update import add_l2, average, clip_norm, square_sums, trust, update
 from nbnn.kernels.reference.winograd import conv_backward_weights_winograd, conv_forward_winograd, winograd_weights
 
 __all__ = [
@@ -79,6 +79,7 @@ __all__ = [
     "affine_forward",
     "affine_gradients",
     "augment",
+    "average",
     "avg_pool_backward",
     "avg_pool_forward",
     "batch_gradients",

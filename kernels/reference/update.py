@@ -13,7 +13,7 @@ m' = m / (1 - b1**t) and v' = v / (1 - b2**t). The first `weights` numbers are w
 
 import numpy as np
 
-from nbnn.kernels.constants import BLOCK, RULES
+from nbnn.kernels.constants import AVERAGE, BLOCK, RULES, TIME
 
 
 def _block_sums(values):
@@ -48,6 +48,12 @@ def clip_norm(sums, largest, dw):
         dw *= float(largest / norm)
 
 
+def average(w, settings, mean):
+    """mean += (1 - d) * (w - mean), where d is less early on: (t - 1) / (t + 9) in step t."""
+    keep, time = float(settings[AVERAGE]), float(settings[TIME])
+    mean += (1 - min(keep, (time - 1) / (time + 9))) * (w - mean)
+
+
 def _sgd(weights, settings, dw, w, m, v):
     rate, *_ = settings
     w -= rate * dw
@@ -73,20 +79,20 @@ def _rmsprop(weights, settings, dw, w, m, v):
 
 
 def _adam(weights, settings, dw, w, m, v):
-    rate, beta1, beta2, eps, _, time = settings
+    rate, beta1, beta2, eps, _, time, _ = settings
     m[...] = beta1 * m + (1 - beta1) * dw
     v[...] = beta2 * v + (1 - beta2) * dw * dw
     w -= rate * (m / (1 - beta1**time)) / (np.sqrt(v / (1 - beta2**time)) + eps)
 
 
 def _adamw(weights, settings, dw, w, m, v):
-    rate, _, _, _, decay, _ = settings
+    rate, _, _, _, decay, *_ = settings
     w[:weights] -= rate * decay * w[:weights]
     _adam(weights, settings, dw, w, m, v)
 
 
 def _lion(weights, settings, dw, w, m, v):
-    rate, beta1, beta2, _, decay, _ = settings
+    rate, beta1, beta2, _, decay, *_ = settings
     w[:weights] -= rate * decay * w[:weights]
     w -= rate * np.sign(beta1 * m + (1 - beta1) * dw)
     m[...] = beta2 * m + (1 - beta2) * dw

@@ -6,8 +6,9 @@ They are copied into the compiled model before it computes, and so are the runni
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -150,13 +151,13 @@ class _NetTrainee(CompiledTrainee):
     figures = FIGURES
 
     def __init__(
-        self, net: Net, data: Mapping[str, Any], rule: str, config: dict[str, Any], *, reg: float, clip: float
+        self, net: Net, data: Mapping[str, Any], rule: str, config: dict[str, Any], *, reg: float, **options: float
     ) -> None:
         if reg:
             raise ValueError("reg belongs to a compiled model; this net has its own: net.reg")
         self.net = net
         given = {x: net._examples(data[x]) for x, _ in PARTS} | {y: np.asarray(data[y]) for _, y in PARTS}
-        super().__init__(net._model(), given, rule, config, reg=0.0, clip=clip)
+        super().__init__(net._model(), given, rule, config, reg=0.0, **options)
 
     def prepare(self) -> None:
         self.model = self.net.synchronised()
@@ -171,6 +172,18 @@ class _NetTrainee(CompiledTrainee):
     def accuracy(self, x: Any, y: Any, batch_size: int, pause: Pause) -> float:
         self.model = self.net.synchronised()
         return accuracy_of(lambda part: self.model._forward(self.net._examples(part)), x, y, batch_size, pause)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        if "averaged" not in self.rule.arenas():
+            yield
+            return
+        own, views = self.net.params, self.model._named("params", self.rule.averaged)
+        self.net.params = {name: np.array(views[home], order="C") for name, home in self.net._homes.items()}
+        try:
+            yield
+        finally:
+            self.net.params = own
 
     def copy(self) -> ArrayDict:
         return {**{name: value.copy() for name, value in self.net.params.items()}, **figures_of(self.net)}
