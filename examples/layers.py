@@ -20,6 +20,8 @@ from nbnn.course.conv_layers import (
     max_pool_forward_naive,
     spatial_batchnorm_backward,
     spatial_batchnorm_forward,
+    spatial_groupnorm_backward,
+    spatial_groupnorm_forward,
 )
 from nbnn.course.fast_layers import (
     conv_backward_fast,
@@ -33,6 +35,8 @@ from nbnn.course.layers import (
     affine_forward,
     batchnorm_backward,
     batchnorm_forward,
+    dropout_backward,
+    dropout_forward,
     layernorm_backward,
     layernorm_forward,
     relu_backward,
@@ -107,6 +111,10 @@ check("max pool", max_pool_forward_naive, max_pool_backward_naive, (drawn(2, 3, 
 check("max pool, fast", max_pool_forward_fast, max_pool_backward_fast, (drawn(2, 3, 6, 6),), pool_param)
 norms = drawn(2, 3, 4, 5), drawn(3), drawn(3)
 check("spatial batchnorm", spatial_batchnorm_forward, spatial_batchnorm_backward, norms, {"mode": "train"})
+groups = drawn(2, 6, 4, 5), drawn(1, 6, 1, 1), drawn(1, 6, 1, 1)
+check("spatial groupnorm", spatial_groupnorm_forward, spatial_groupnorm_backward, groups, 3, {})
+dropped = {"mode": "train", "p": 0.8, "seed": 123}  # with a seed the same numbers each time
+check("dropout", dropout_forward, dropout_backward, (drawn(10, 10),), dropped)
 
 # %% [markdown]
 # ## Fast and naive

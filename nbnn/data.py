@@ -1,10 +1,20 @@
-"""Data to train on at once, without a download: real digits, and made pictures whose best accuracy is known."""
+"""Data to train on: at once and without a download real digits, and made pictures whose best accuracy is known; and the
+public picture sets from a folder of yours (`nbnn.readers`) or downloaded (`nbnn.fetch`):
+
+    data.cifar10("folder")
+    data.mnist(data.fetch("mnist"))
+"""
 
 import math
 import pathlib
 from typing import Any
 
 import numpy as np
+
+from nbnn.fetch import fetch
+from nbnn.readers import cifar10, cifar100, fashion_mnist, mnist
+
+__all__ = ["cifar10", "cifar100", "digits", "fashion_mnist", "fetch", "mnist", "synthetic"]
 
 _CONTRAST = (0.75, 1.25)  # each made picture's template is multiplied by a number from this range,
 _BRIGHTNESS = 0.25  # and a number of at most this size is added to the whole picture

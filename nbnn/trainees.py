@@ -265,7 +265,7 @@ class PlainTrainee:
         return {"model": type(self.model).__name__}
 
     def save(self, path: pathlib.Path) -> None:
-        save_arrays(path, self.model.params)
+        save_model(path, self.model)
 
 
 def figures_of(model: Any) -> ArrayDict:
@@ -300,8 +300,17 @@ def accuracy_of(scores: Callable[[np.ndarray], np.ndarray], x: Any, y: Any, batc
     return right / len(x)
 
 
-def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    from safetensors.numpy import save
+def save_model(path: pathlib.Path, model: Any) -> None:
+    """Write `params` and the running figures of a model of the course."""
+    arrays = {name: np.asarray(value) for name, value in {**model.params, **figures_of(model)}.items()}
+    kinds = {name: np.result_type(value, np.float32) for name, value in arrays.items()}
+    files.save_arrays(path, {name: np.array(value, kinds[name], order="C") for name, value in arrays.items()})
 
-    dense = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    files.write(path, save(dense))
+
+def load_model(path: pathlib.Path, model: Any) -> None:
+    """Put back what `save_model` wrote, in the dtypes that the model has; all of it or nothing."""
+    slots = [place for place, param in enumerate(getattr(model, "bn_params", ())) if isinstance(param, dict)]
+    figures = {f"bn_params.{place}.{key}" for place in slots for key in ("running_mean", "running_var")}
+    found = files.load_arrays(path, {name: np.shape(value) for name, value in model.params.items()}, figures)
+    model.params = {name: found[name].astype(np.asarray(value).dtype) for name, value in model.params.items()}
+    put_figures(model, found)

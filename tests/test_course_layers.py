@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nbnn
-from nbnn.course import as_modules
+from nbnn.course import as_modules, optim
 from nbnn.course.conv_layers import (
     conv_backward_naive,
     conv_forward_naive,
@@ -409,6 +409,73 @@ def test_spatial_batchnorm_is_batchnorm_over_all_places():
         (
             lambda: conv_forward_fast(drawn(2, 2, 5, 5), drawn(3, 2, 3, 3), drawn(1), {"stride": 1, "pad": 1}),
             "Conv: b must have shape (3,), got (1,)",
+        ),
+        (
+            lambda: conv_backward_naive(
+                drawn(1, 3, 5, 5),
+                conv_forward_naive(drawn(2, 2, 5, 5), drawn(3, 2, 3, 3), drawn(3), {"stride": 1, "pad": 1})[1],
+            ),
+            "conv_backward_naive: dout must have shape (2, 3, 5, 5), got (1, 3, 5, 5)",
+        ),
+        (
+            lambda: conv_forward_naive(drawn(2, 2, 5, 5), drawn(3, 2, 3, 3), drawn(1), {"stride": 1, "pad": 1}),
+            "conv_forward_naive: b must have shape (3,), got (1,)",
+        ),
+        (
+            lambda: max_pool_backward_naive(
+                drawn(1, 2, 2, 3), max_pool_forward_naive(drawn(1, 2, 4, 4), pool_2x2())[1]
+            ),
+            "max_pool_backward_naive: dout must have shape (1, 2, 2, 2), got (1, 2, 2, 3)",
+        ),
+        (
+            lambda: affine_forward(drawn(2, 4), drawn(5, 3), drawn(3)),
+            "affine_forward: w must have shape (4, M) for rows of x of 4, got (5, 3)",
+        ),
+        (
+            lambda: affine_forward(drawn(2, 4), drawn(4, 3), drawn(1)),
+            "affine_forward: b must have shape (3,), got (1,)",
+        ),
+        (
+            lambda: affine_backward(drawn(1, 3), affine_forward(drawn(2, 4), drawn(4, 3), drawn(3))[1]),
+            "affine_backward: dout must have shape (2, 3), got (1, 3)",
+        ),
+        (lambda: relu_backward(drawn(3), drawn(2, 3)), "relu_backward: dout must have shape (2, 3), got (3,)"),
+        (
+            lambda: batchnorm_forward(drawn(2, 3), np.ones(5), np.zeros(3), batch()),
+            "batchnorm: gamma must have shape (3,), got (5,)",
+        ),
+        (
+            lambda: batchnorm_forward(drawn(2, 3), np.ones(3), np.zeros(3), batch(running_var=np.ones(7))),
+            "batchnorm: running_var must have shape (3,), got (7,)",
+        ),
+        (
+            lambda: batchnorm_backward(
+                drawn(1, 3), batchnorm_forward(drawn(2, 3), np.ones(3), np.zeros(3), batch())[1]
+            ),
+            "dout must have the shape of x, (2, 3), got (1, 3)",
+        ),
+        (
+            lambda: batchnorm_backward(
+                drawn(2, 3), batchnorm_forward(drawn(2, 3), np.ones(3), np.zeros(3), batch("test"))[1]
+            ),
+            'the cache is of mode "test", which has no gradient; run the forward pass in mode "train"',
+        ),
+        (
+            lambda: layernorm_forward(drawn(2, 3), np.ones(1), np.zeros(3), {}),
+            "norm: gamma must have shape (3,), got (1,)",
+        ),
+        (
+            lambda: spatial_batchnorm_forward(drawn(2, 3), np.ones(3), np.zeros(3), batch()),
+            "pictures must have shape (N, C, H, W), got (2, 3)",
+        ),
+        (
+            lambda: dropout_backward(drawn(2), dropout_forward(drawn(3, 2), {"mode": "train", "p": 0.5})[1]),
+            "dropout_backward: dout must have shape (3, 2), got (2,)",
+        ),
+        (lambda: optim.sgd(drawn(3, 2), drawn(2)), "sgd: dw must have shape (3, 2), got (2,)"),
+        (
+            lambda: optim.adam(drawn(3), drawn(3), {"m": drawn(2), "v": drawn(3), "t": 1}),
+            "adam: m must have shape (3,), got (2,)",
         ),
         (lambda: max_pool_forward_naive(drawn(2, 3), pool_2x2()), "max pooling wants x (N, C, H, W), got (2, 3)"),
         (

@@ -1,9 +1,13 @@
 """The nets of the course: published figures, gradients, and what course code does to them; the Solver on them."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
 import nbnn
+import nbnn.files
 from nbnn.course.cnn import ThreeLayerConvNet
 from nbnn.course.fc_net import FullyConnectedNet, TwoLayerNet
 from nbnn.course.gradient_check import eval_numerical_gradient, rel_error
@@ -302,7 +306,16 @@ def test_a_convnet_trains_and_a_checkpoint_is_no_pickle(tmp_path):
     from safetensors.numpy import load_file
 
     kept = load_file(tmp_path / "net_epoch_3.safetensors")
-    assert set(kept) == set(net.params) and kept["W1"].shape == (4, 3, 3, 3)
+    figures = {f"bn_params.{k}.running_{what}" for k in (0, 1) for what in ("mean", "var")}
+    assert set(kept) == set(net.params) | figures and kept["W1"].shape == (4, 3, 3, 3)
+    x = data["X_val"]
+    scores = []
+    solver.callbacks.append(lambda s: scores.append(net.loss(x)))
+    solver.train()
+    for epoch, wanted in enumerate(scores, 4):
+        other = ThreeLayerConvNet((3, 6, 6), 4, 3, 10, 3, use_batchnorm=True)
+        other.load(tmp_path / f"net_epoch_{epoch}.safetensors")
+        assert other.loss(x).tobytes() == wanted.tobytes()
 
 
 def test_accuracies_are_those_of_the_net_as_it_is_now():
@@ -400,3 +413,113 @@ def test_a_float32_net_trains_on_any_float(dtype):
         solver.train()
         histories.append(solver.loss_history)
     assert histories[0] == histories[1]
+
+
+# ---- kept in a file, and copied
+
+
+def normed(**options):
+    return FullyConnectedNet([5], 4, 3, use_batchnorm=True, **options)
+
+
+def test_a_net_comes_back_from_a_file_with_its_running_figures(tmp_path):
+    x, y = RNG.standard_normal((20, 4)), RNG.integers(0, 3, 20)
+    net, other = normed(weight_scale=0.5), normed(dtype=np.float64)
+    before, _ = net.loss(x), net.loss(x, y)
+    assert not np.array_equal(net.loss(x), before)
+    net.save(tmp_path / "best_net.npy")
+    other.load(tmp_path / "best_net.npy")
+    assert other.params["W1"].dtype == np.float64
+    np.testing.assert_allclose(other.loss(x), net.loss(x), rtol=1e-5)
+    for key in ("running_mean", "running_var"):
+        np.testing.assert_array_equal(other.bn_params[0][key], net.bn_params[0][key])
+    net.params["W1"] = net.params["W1"].astype(np.float16)
+    net.save(tmp_path / "half")
+    other.load(tmp_path / "half")
+    np.testing.assert_array_equal(other.params["W1"], net.params["W1"])
+
+
+def test_a_file_of_another_net_or_a_damaged_one_changes_nothing(tmp_path):
+    net, path = normed(weight_scale=0.5), tmp_path / "net.safetensors"
+    net.save(path)
+    good = path.read_bytes()
+
+    def refused(text, other=None):
+        target = normed() if other is None else other
+        before = {name: value.tobytes() for name, value in target.params.items()}
+        with pytest.raises(nbnn.files.FileError, match=text):
+            target.load(path)
+        assert {name: value.tobytes() for name, value in target.params.items()} == before
+
+    refused(r"W1 must have shape \(4, 6\), got \(4, 5\); ", FullyConnectedNet([6], 4, 3, use_batchnorm=True))
+    refused("gamma1 is unknown", FullyConnectedNet([5], 4, 3))
+    refused("W3 is missing", FullyConnectedNet([5, 3], 4, 3, use_batchnorm=True))
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    refused("its checksum is not that of what it holds")
+    path.write_bytes(good[:-9])
+    refused("is damaged or no model file")
+    net.params["b1"][0] = np.nan
+    net.save(path)
+    refused("b1 holds a NaN or an infinity")
+    nbnn.compile(nbnn.Graph([nbnn.Affine(3)], input=4)).save(path)
+    refused("is a safetensors file, but not of a model of this kind")
+    with pytest.raises(FileNotFoundError, match="^there is no file"):
+        net.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_net_may_be_copied_also_after_it_was_compiled(copied):
+    x, y = RNG.standard_normal((20, 4)), RNG.integers(0, 3, 20)
+    net = normed(weight_scale=0.5)
+    net.loss(x, y)
+    other = copied(net)
+    assert other.loss(x).tobytes() == net.loss(x).tobytes()
+    other.params["W1"][...] = 0
+    assert net.params["W1"].any()
+
+
+# ---- what does not fit gets a sentence
+
+
+def spoilt(make=normed, **changes):
+    net = make()
+    for name, value in changes.items():
+        setattr(net, name, value)
+    net.loss(np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        (lambda: FullyConnectedNet(5), "hidden_dims must be a list of sizes, such as [100, 50], got 5"),
+        (lambda: FullyConnectedNet([5, 0]), "hidden_dims[1] must be a whole number of at least 1, got 0"),
+        (lambda: TwoLayerNet(15, 5.5, 10), "hidden_dim must be a whole number of at least 1, got 5.5"),
+        (lambda: ThreeLayerConvNet(num_filters=0), "num_filters must be a whole number of at least 1, got 0"),
+        (lambda: spoilt(bn_params=[]), "bn_params must be a list of a dict for each of the 1 batchnorms"),
+        (
+            lambda: spoilt(bn_params=[{"running_mean": np.zeros(7)}]),
+            'bn_params[0]["running_mean"] must keep its shape (5,), got (7,)',
+        ),
+        (
+            lambda: spoilt(lambda: FullyConnectedNet([5], 4, 3, 0.5), dropout_param={"mode": "train"}),
+            "dropout_param[\"p\"] must be a number from 0 to 1, got 'nothing'",
+        ),
+        (
+            lambda: spoilt(lambda: FullyConnectedNet([5], 4, 3, 0.5), dropout_param={"p": 0.5, "p_means": "dorp"}),
+            'dropout_param["p_means"] must be "keep" or "drop", got \'dorp\'',
+        ),
+        (lambda: spoilt(params={}), "\"params has no 'W1'; this net has W1, b1, gamma1, beta1, W2, b2\""),
+        (
+            lambda: TwoLayerNet(12, 5, 3).loss(np.zeros((0, 3, 2, 2))),
+            "X holds no example: its shape is (0, 12); an empty batch cannot be computed on",
+        ),
+    ],
+)
+def test_wrong_use_gets_a_sentence(what, sentence):
+    with pytest.raises((ValueError, TypeError, KeyError)) as found:
+        what()
+    assert str(found.value) == sentence
+
+
+def test_whole_floats_are_sizes():
+    assert TwoLayerNet(4.0, 5.0, 3.0).params["W1"].shape == (4, 5)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nbnn import inputs
 from nbnn.course import conv_layer_utils, conv_layers, fast_layers, fc_net
 from nbnn.course.conv_layer_utils import *  # noqa: F403 - the course's module brings all layers along
 from nbnn.course.conv_layers import *  # noqa: F403
@@ -39,6 +40,10 @@ class ThreeLayerConvNet(Net):
         use_batchnorm: bool = False,
     ) -> None:
         channels, height, width = map(int, input_dim)
+        given = {"num_filters": num_filters, "filter_size": filter_size, "hidden_dim": hidden_dim}
+        num_filters, filter_size, hidden_dim, num_classes = (
+            inputs.positive(value, name) for name, value in {**given, "num_classes": num_classes}.items()
+        )
         super().__init__((channels, height, width), reg, dtype)
         self.use_batchnorm, self.filter_size = use_batchnorm, filter_size
         self._filters, self._units = num_filters, (hidden_dim, num_classes)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nbnn.course.row_layers import Cache, Params, floats, norm_gradients, normalise_batch, normalise_groups
+from nbnn.course.row_layers import Cache, Params, demand, floats, norm_gradients, normalise_batch, normalise_groups
 from nbnn.kernels import reference
 from nbnn.ops import Conv, MaxPool
 
@@ -24,6 +24,8 @@ __all__ = [
 
 def channels_last(x: np.ndarray) -> np.ndarray:
     """(example, channel, row, column) as the kernels see it: channels last."""
+    if x.ndim != 4:
+        raise ValueError(f"pictures must have shape (N, C, H, W), got {x.shape}")
     return x.transpose(0, 2, 3, 1)
 
 
@@ -49,6 +51,7 @@ def conv_forward_naive(x: Any, w: Any, b: Any, conv_param: Params) -> tuple[np.n
     """Filters w (F, C, HH, WW) over x; `conv_param` has stride and pad."""
     x, w, b = floats(x, w, b)
     node = conv_node(x, w, conv_param)
+    demand("conv_forward_naive", "b", b, (len(w),))
     filters, height, width = node.shape(x.shape[1:])
     out = np.empty((len(x), height, width, filters), np.result_type(x, w, b))
     reference.conv_forward(_padded(x, node.pad), w.transpose(2, 3, 1, 0), b, node.stride, 1, out)
@@ -59,6 +62,7 @@ def conv_backward_naive(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray
     """dx, dw, db."""
     (dout,), (x, w, b, conv_param) = floats(dout), cache
     node, dy = conv_node(x, w, conv_param), channels_last(dout)
+    demand("conv_backward_naive", "dout", dout, (len(x), *node.shape(x.shape[1:])))
     dx = np.empty(channels_last(x).shape, np.result_type(dout, w))
     reference.conv_backward_data(dy, w.transpose(2, 3, 0, 1), node.stride, 1, node.pad, 0, dx)
     dw, db = np.empty((1, *w.transpose(2, 3, 1, 0).shape), w.dtype), np.empty((1, *b.shape), b.dtype)
@@ -91,6 +95,7 @@ def max_pool_backward_naive(dout: Any, cache: Cache) -> np.ndarray:
     """dx: the first maximum of each window gets its gradient."""
     (dout,), (x, pool_param) = floats(dout), cache
     node = pool_node(x, pool_param)
+    demand("max_pool_backward_naive", "dout", dout, (len(x), *node.shape(x.shape[1:])))
     dx = np.empty(channels_last(x).shape, dout.dtype)
     reference.max_pool_backward(_pooled(x, node)[1], channels_last(dout), *node.window, node.hop, 0, dx)
     return channels_first(dx)
@@ -103,7 +108,7 @@ def spatial_batchnorm_forward(x: Any, gamma: Any, beta: Any, bn_param: Params) -
     return channels_first(out), cache
 
 
-def spatial_batchnorm_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def spatial_batchnorm_backward(dout: Any, cache: Cache | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx, dgamma, dbeta."""
     (dout,) = floats(dout)
     dx, dgamma, dbeta = norm_gradients(channels_last(dout), cache)

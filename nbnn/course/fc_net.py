@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nbnn import inputs
 from nbnn.course import layer_utils, layers
 from nbnn.course.layer_utils import *  # noqa: F403 - the course's module brings all layers along, as notebooks expect
 from nbnn.course.layers import *  # noqa: F403
@@ -33,8 +34,10 @@ class TwoLayerNet(Net):
         *,
         hidden_dims: int | None = None,
     ) -> None:
+        input_dim = inputs.positive(input_dim, "input_dim")
+        hidden_dim = inputs.positive(hidden_dim if hidden_dims is None else hidden_dims, "hidden_dim")
+        num_classes = inputs.positive(num_classes, "num_classes")
         super().__init__((input_dim,), reg, np.float64)
-        hidden_dim = hidden_dim if hidden_dims is None else hidden_dims
         self._units = hidden_dim, num_classes
         self._add_weights(1, "affine1", weight_scale, input_dim, hidden_dim)
         self._add_weights(2, "affine2", weight_scale, hidden_dim, num_classes)
@@ -66,6 +69,9 @@ class FullyConnectedNet(Net):
         dropout: float | None = None,
         use_batchnorm: bool = False,
     ) -> None:
+        input_dim = inputs.positive(input_dim, "input_dim")
+        if not isinstance(hidden_dims, (Sequence, np.ndarray)):
+            raise TypeError(f"hidden_dims must be a list of sizes, such as [100, 50], got {hidden_dims!r}")
         super().__init__((input_dim,), reg, dtype)
         keep = dropout_keep_ratio if dropout is None else dropout
         if not 0 <= keep <= 1:
@@ -79,7 +85,10 @@ class FullyConnectedNet(Net):
         self.normalization, self.use_batchnorm = normalization, normalization == "batchnorm"
         self.use_dropout = 0 < keep < 1
         self.num_layers = 1 + len(hidden_dims)
-        self._units = [*map(int, hidden_dims), num_classes]
+        self._units = [
+            *(inputs.positive(units, f"hidden_dims[{k}]") for k, units in enumerate(hidden_dims)),
+            inputs.positive(num_classes, "num_classes"),
+        ]
         if self.use_dropout:
             self.dropout_param = {"mode": "train", "p": keep, **({} if seed is None else {"seed": seed})}
         for layer, (columns, units) in enumerate(itertools.pairwise([input_dim, *self._units]), start=1):

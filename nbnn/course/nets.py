@@ -7,6 +7,7 @@ They are copied into the compiled model before it computes, and so are the runni
 from __future__ import annotations
 
 import contextlib
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 import nbnn
 from nbnn import inputs
-from nbnn.course.row_layers import Params
+from nbnn.course.row_layers import Params, kept_share
 from nbnn.op import Op
 from nbnn.ops import BatchNorm, Dropout
 from nbnn.trainees import (
@@ -26,9 +27,21 @@ from nbnn.trainees import (
     Pause,
     accuracy_of,
     figures_of,
+    load_model,
     put_figures,
-    save_arrays,
+    save_model,
 )
+
+_FIGURES = ("running_mean", "mean"), ("running_var", "var")  # of a batchnorm: the course's name and ours
+
+
+@contextlib.contextmanager
+def _named(home: str, name: str) -> Iterator[None]:
+    """An array that does not fit is called what the course calls it."""
+    try:
+        yield
+    except (TypeError, ValueError) as problem:
+        raise type(problem)(str(problem).replace(home, name, 1)) from None
 
 
 class Net:
@@ -64,13 +77,14 @@ class Net:
         raise NotImplementedError
 
     def _batchnorm(self, place: int) -> BatchNorm:
+        if not isinstance(self.bn_params, list) or len(self.bn_params) < len(self._norms):
+            raise ValueError(f"bn_params must be a list of a dict for each of the {len(self._norms)} batchnorms")
         param = self.bn_params[place]
         settings = {key: param[key] for key in ("eps", "momentum") if key in param}
         return BatchNorm(name=self._norms[place], **settings)
 
     def _dropout(self, name: str) -> Dropout:
-        p, meaning = self.dropout_param["p"], self.dropout_param.get("p_means", "keep")
-        return Dropout(1 - p if meaning == "keep" else p, name=name)
+        return Dropout(1 - kept_share(self.dropout_param), name=name)
 
     def loss(self, X: Any, y: Any = None) -> Any:
         """`loss(X)` gives the scores in test mode, `loss(X, y)` (loss, gradients by name) in training, with
@@ -92,6 +106,18 @@ class Net:
         self._take_figures(model)
         return value, {name: grads[home] for name, home in self._homes.items()}
 
+    def save(self, path: Any) -> None:
+        """Write parameters and running figures into one safetensors file, whatever its name."""
+        save_model(pathlib.Path(path), self)
+
+    def load(self, path: Any) -> None:
+        """Take parameters and running figures from a file of `save`, or of the Solver's `checkpoint_name`."""
+        load_model(pathlib.Path(path), self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies, and children of this process, compile the graph anew."""
+        return {**self.__dict__, "_built": None}
+
     def trainee(self, *args: Any, **options: Any) -> Any:
         """What a Solver trains: the compiled step, unless a subclass has a loss of its own."""
         own = getattr(self.loss, "__func__", None) is not Net.loss
@@ -101,7 +127,7 @@ class Net:
         """Examples in the shape of the input, in a dtype that the graph reads as it is."""
         x = np.asarray(X)
         if x.ndim > 2 and len(self._input) == 1:  # pictures for a net of vectors
-            x = x.reshape(len(x), -1)
+            x = x.reshape(len(x), math.prod(x.shape[1:]))
         return inputs.examples(x, self._model().graph)
 
     def _model(self) -> nbnn.Model:
@@ -123,17 +149,17 @@ class Net:
         for name, home in self._homes.items():
             if name not in self.params:
                 raise KeyError(f"params has no {name!r}; this net has {', '.join(self._homes)}")
-            try:
+            with _named(home, f"params[{name!r}]"):
                 model.params[home] = self.params[name]
-            except (TypeError, ValueError) as problem:
-                raise type(problem)(str(problem).replace(home, f"params[{name!r}]", 1)) from None
-        for param, norm in zip(self.bn_params, self._norms, strict=False):
-            for key, own in (("running_mean", "mean"), ("running_var", "var")):
-                model.state[f"{norm}.{own}"] = param.get(key, np.zeros(model.state[f"{norm}.{own}"].shape))
+        for place, (param, norm) in enumerate(zip(self.bn_params, self._norms, strict=False)):
+            for key, own in _FIGURES:
+                home = f"{norm}.{own}"
+                with _named(home, f'bn_params[{place}]["{key}"]'):
+                    model.state[home] = param.get(key, np.zeros(model.state[home].shape))
 
     def _take_figures(self, model: nbnn.Model) -> None:
         for param, norm in zip(self.bn_params, self._norms, strict=False):
-            for key, own in (("running_mean", "mean"), ("running_var", "var")):
+            for key, own in _FIGURES:
                 param[key] = np.array(model.state[f"{norm}.{own}"])
 
     def _take(self, model: nbnn.Model) -> None:
@@ -204,4 +230,4 @@ class _NetTrainee(CompiledTrainee):
         return told
 
     def save(self, path: pathlib.Path) -> None:
-        save_arrays(path, self.net.params)
+        self.net.save(path)

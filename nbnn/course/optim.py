@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nbnn.course.row_layers import floats
+from nbnn.course.row_layers import demand, floats
 from nbnn.kernels import reference
 from nbnn.kernels.constants import RULES
 from nbnn.rules import DEFAULTS, settings_of, unguarded
@@ -29,6 +29,7 @@ Config = dict[str, Any]
 def _step(rule: str, w: Any, dw: Any, config: Config | None, *memory: str) -> tuple[np.ndarray, Config]:
     """One step; `memory` names the arrays that the rule keeps in config, its mean before its square."""
     w, dw = floats(w, dw)
+    demand(rule, "dw", dw, w.shape)
     config = {} if config is None else config
     for key, value in DEFAULTS[rule].items():
         config.setdefault(key, value)
@@ -36,6 +37,8 @@ def _step(rule: str, w: Any, dw: Any, config: Config | None, *memory: str) -> tu
         config["t"] += 1
     settings = settings_of(rule, config, config.get("t", 0))
     kept = [np.array(config.get(key, np.zeros(w.shape)), dtype=w.dtype, order="C") for key in memory]
+    for key, array in zip(memory, kept, strict=True):
+        demand(rule, key, array, w.shape)
     m, v = (kept * 2)[:2] if kept else (w, w)
     next_w = np.array(w, order="C")
     flat = (a.reshape(-1) for a in (np.asarray(dw, w.dtype), next_w, m, v))

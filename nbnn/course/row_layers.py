@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nbnn.kernels import reference
+from nbnn.op import is_real
 
 Cache = tuple[Any, ...]
 Params = MutableMapping[str, Any]
@@ -29,6 +30,12 @@ def pictures(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), 1, 1, math.prod(x.shape[1:]))
 
 
+def demand(layer: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse another shape, which NumPy might broadcast."""
+    if array.shape != shape:
+        raise ValueError(f"{layer}: {name} must have shape {shape}, got {array.shape}")
+
+
 def _nothing(x: np.ndarray) -> ValueError:
     return ValueError(f"x holds no example: its shape is {x.shape}; there is nothing to take a mean of")
 
@@ -41,6 +48,10 @@ def _every(figures: np.ndarray, count: int) -> np.ndarray:
 def affine_forward(x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
     """out = x as rows @ w + b."""
     x, w, b = floats(x, w, b)
+    columns = math.prod(x.shape[1:])
+    if w.ndim != 2 or len(w) != columns:
+        raise ValueError(f"affine_forward: w must have shape ({columns}, M) for rows of x of {columns}, got {w.shape}")
+    demand("affine_forward", "b", b, w.shape[1:])
     out = np.empty((len(x), w.shape[1]), np.result_type(x, w, b))
     reference.affine_forward(pictures(x), w[None, None], b, out)
     return out, (x, w, b)
@@ -49,6 +60,7 @@ def affine_forward(x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
 def affine_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx in the shape of x, dw, db."""
     (dout,), (x, w, b) = floats(dout), cache
+    demand("affine_backward", "dout", dout, (len(x), w.shape[1]))
     dx, dw, db = np.empty(x.shape, np.result_type(dout, w)), np.empty_like(w), np.empty_like(b)
     reference.affine_backward_data(dout, w.T[None], pictures(dx))
     reference.affine_backward_weights(pictures(x), dout, len(w), dw[None, None], None)
@@ -66,6 +78,7 @@ def relu_forward(x: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def relu_backward(dout: Any, cache: np.ndarray) -> np.ndarray:
     (dout,) = floats(dout)
+    demand("relu_backward", "dout", dout, cache.shape)
     dx = np.empty_like(dout)
     reference.relu_backward(cache, dout, dx)
     return dx
@@ -80,6 +93,8 @@ def normalise_batch(x: np.ndarray, gamma: Any, beta: Any, bn_param: Params) -> t
     running = {}
     for key in ("running_mean", "running_var"):
         running[key] = np.array(bn_param.get(key, np.zeros(channels, x.dtype)), dtype=x.dtype)
+    for name, array in {"gamma": gamma, "beta": beta, **running}.items():
+        demand("batchnorm", name, array, (channels,))
     mean, scale = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
     if mode == "train":
         means, spreads = np.empty((len(x), channels), x.dtype), np.empty((len(x), channels), x.dtype)
@@ -100,6 +115,8 @@ def normalise_batch(x: np.ndarray, gamma: Any, beta: Any, bn_param: Params) -> t
 def normalise_groups(x: np.ndarray, gamma: Any, beta: Any, groups: int, eps: float) -> tuple[np.ndarray, Cache]:
     """Groupnorm of x (example, row, column, channel)."""
     gamma, beta = floats(gamma, beta)
+    for name, array in {"gamma": gamma, "beta": beta}.items():
+        demand("norm", name, array, (x.shape[3],))
     means, spreads, mean, scale = (np.empty((len(x), x.shape[3]), x.dtype) for _ in range(4))
     reference.channel_moments(x, means, spreads)
     reference.group_statistics(means, spreads, x.shape[1] * x.shape[2], groups, eps, mean, scale)
@@ -108,10 +125,20 @@ def normalise_groups(x: np.ndarray, gamma: Any, beta: Any, groups: int, eps: flo
     return out, (x, mean, scale, gamma, beta, groups)
 
 
-def norm_gradients(dout: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _told(x: np.ndarray) -> tuple[int, ...]:
+    """The shape of rows or pictures as people know it."""
+    n, height, width, channels = x.shape
+    return (n, channels) if height == width == 1 else (n, channels, height, width)
+
+
+def norm_gradients(dout: np.ndarray, cache: Cache | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx, dgamma, dbeta of either."""
+    if cache is None:
+        raise ValueError('the cache is of mode "test", which has no gradient; run the forward pass in mode "train"')
     x, mean, scale, gamma, beta, *groups = cache
     count, places = len(x), x.shape[1] * x.shape[2]
+    if dout.shape != x.shape:
+        raise ValueError(f"dout must have the shape of x, {_told(x)}, got {_told(dout)}")
     kind = np.result_type(x, dout)
     sum_dy, sum_dy_xhat, mean_g, mean_g_xhat = (np.empty((count, x.shape[3]), kind) for _ in range(4))
     dgamma, dbeta, dx = np.empty_like(gamma), np.empty_like(beta), np.empty(x.shape, kind)
@@ -134,7 +161,7 @@ def batchnorm_forward(x: Any, gamma: Any, beta: Any, bn_param: Params) -> tuple[
     return out.reshape(x.shape), cache
 
 
-def batchnorm_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def batchnorm_backward(dout: Any, cache: Cache | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx, dgamma, dbeta."""
     (dout,) = floats(dout)
     dx, dgamma, dbeta = norm_gradients(pictures(dout), cache)
@@ -154,6 +181,16 @@ def layernorm_forward(x: Any, gamma: Any, beta: Any, ln_param: Params) -> tuple[
 layernorm_backward = batchnorm_backward
 
 
+def kept_share(dropout_param: Params) -> float:
+    """The probability of keeping a number."""
+    meaning, p = dropout_param.get("p_means", "keep"), dropout_param.get("p", "nothing")
+    if meaning not in ("keep", "drop"):
+        raise ValueError(f'dropout_param["p_means"] must be "keep" or "drop", got {meaning!r}')
+    if not is_real(p) or not 0 <= p <= 1:
+        raise ValueError(f'dropout_param["p"] must be a number from 0 to 1, got {p!r}')
+    return float(p if meaning == "keep" else 1 - p)
+
+
 def dropout_forward(x: Any, dropout_param: Params) -> tuple[np.ndarray, Cache]:
     """`dropout_param` has mode "train" or "test", p, and may have a seed.
 
@@ -166,12 +203,7 @@ def dropout_forward(x: Any, dropout_param: Params) -> tuple[np.ndarray, Cache]:
         np.random.seed(dropout_param["seed"])
     mask = None
     if mode == "train":
-        meaning, p = dropout_param.get("p_means", "keep"), dropout_param["p"]
-        if meaning not in ("keep", "drop"):
-            raise ValueError(f'dropout_param["p_means"] must be "keep" or "drop", got {meaning!r}')
-        if not 0 <= p <= 1:
-            raise ValueError(f'dropout_param["p"] must be a number from 0 to 1, got {p!r}')
-        keep = p if meaning == "keep" else 1 - p
+        keep = kept_share(dropout_param)
         mask = (np.random.rand(*x.shape) < keep) / (keep or 1.0)  # with 0 nothing is kept, and nothing divided by it
         out = x * mask
     elif mode == "test":
@@ -183,6 +215,8 @@ def dropout_forward(x: Any, dropout_param: Params) -> tuple[np.ndarray, Cache]:
 
 def dropout_backward(dout: Any, cache: Cache) -> np.ndarray:
     (dout,), (dropout_param, mask) = floats(dout), cache
+    if mask is not None:
+        demand("dropout_backward", "dout", dout, mask.shape)
     return (dout * mask).astype(dout.dtype, copy=False) if dropout_param["mode"] == "train" else dout
 
 

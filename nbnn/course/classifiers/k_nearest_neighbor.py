@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from nbnn import inputs
+
 __all__ = ["KNearestNeighbor"]
 
 BLOCK = 1 << 26  # bytes of training rows that are float64 at a time
@@ -84,8 +86,8 @@ class KNearestNeighbor:
 
     def predict_labels(self, dists: Any, k: int = 1) -> np.ndarray:
         """The label that most of the k nearest have, for each row of distances."""
-        dists = np.asarray(dists)
-        if not 1 <= k <= dists.shape[1]:
+        dists, k = np.asarray(dists), inputs.positive(k, "k")
+        if k > dists.shape[1]:
             raise ValueError(f"k must be from 1 to the {dists.shape[1]} training rows, got {k!r}")
         nearest = np.argpartition(dists, k - 1, axis=1)[:, :k]
         farthest = np.take_along_axis(dists, nearest, axis=1).max(axis=1, keepdims=True)
