@@ -6,8 +6,8 @@ BLOCK = 1024
 # update rules, and the places of their settings
 RULES = ("sgd", "sgd_momentum", "sgd_nesterov_momentum", "rmsprop", "adam", "adamw", "lion")
 SGD, SGD_MOMENTUM, SGD_NESTEROV_MOMENTUM, RMSPROP, ADAM, ADAMW, LION = range(7)
-RATE, MOMENTUM, BETA2, EPS, DECAY, TIME, AVERAGE = range(7)  # MOMENTUM is mu, d or b1
-SETTINGS = 7
+RATE, MOMENTUM, BETA2, EPS, DECAY, TIME, AVERAGE, AGE = range(8)  # MOMENTUM is mu, d or b1; AGE the steps averaged
+SETTINGS = 8
 
 # dtypes that `gather` reads
 CODES = {"uint8": 0, "float32": 1, "float64": 2}

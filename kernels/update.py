@@ -20,6 +20,7 @@ from nbnn.kernels.arrays import squares
 from nbnn.kernels.constants import (
     ADAM,
     ADAMW,
+    AGE,
     AVERAGE,
     BETA2,
     BLOCK,
@@ -104,13 +105,16 @@ def _decay(w, i, value, weights, rate):
 
 @kernel(each="mean", grain=BLOCK, whole=False)
 def average(w: Array1, settings: Doubles, mean: Array1, first: int, last: int):
-    """mean += (1 - d) * (w - mean), the exponential moving average of the weights. Early on d is less, so that step t
-    looks back over some tenth of the steps so far and the first step takes w as it is."""
-    time = settings[TIME]
-    share = 1.0 - min(settings[AVERAGE], (time - 1.0) / (time + 9.0))
+    """mean += (1 - d) * (w - mean), the exponential moving average of the weights. Early on d is only
+    (t - 1) / (t + 9) in step t, so the first mean is w itself."""
+    age = settings[AGE]
+    share = 1.0 - min(settings[AVERAGE], (age - 1.0) / (age + 9.0))
     for i in range(first, last, lanes(w)):
-        before = load(pointer(mean), i)
-        store(pointer(mean), i, before + (load(pointer(w), i) - before) * share)
+        value = load(pointer(w), i)
+        if age > 1.0:
+            before = load(pointer(mean), i)
+            value = before + (value - before) * share
+        store(pointer(mean), i, value)
 
 
 @kernel(each="w", grain=BLOCK, fills=5, whole=False)

@@ -2,6 +2,7 @@
 
     weights/NAME, best/NAME              weights and running figures: the latest, and those of the best accuracy
     rule/m/NAME, rule/v/NAME             what the update rule remembers
+    rule/averaged/NAME                   the moving average of the weights, if there is one
     history/loss, history/train, history/val
 
 The header holds, as JSON, `about` (what must be the same where a training goes on: the graph, the settings, hashes of

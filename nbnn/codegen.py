@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable
 
 from nbnn.buffers import Buffer, seen
-from nbnn.kernels.constants import AVERAGE, BLOCK, RATE, TIME
+from nbnn.kernels.constants import AGE, AVERAGE, BLOCK, RATE, TIME
 from nbnn.launches import Launch, Section
 from nbnn.lower import Lowered
 from nbnn.op import LENGTHS, Form
@@ -290,6 +290,7 @@ def _train(net: Lowered) -> list[str]:
         "            if not taken:",
         f"                settings[{TIME}] -= 1.0",
         f"            elif settings[{AVERAGE}] > 0.0:",
+        f"                settings[{AGE}] += 1.0",
         "                launch(average(params, settings, averaged))",
         "        if not taken:  # nothing of this step stays",
         *put_back,

@@ -9,7 +9,7 @@ import math
 import pathlib
 import re
 import zlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from nbnn.model import Model
 
 FORMAT = "nbnn 1"
-ARRAYS = "nbnn arrays 1"  # of a file without a graph
 PIECE = 1 << 15  # numbers of an array that are copied at a time
 LONGEST_GRAPH = 1 << 19  # letters: as many nodes, inputs and long names as a graph may have take 350,000
 MOST_TOLD = 12  # differences that an error lists
@@ -103,46 +102,6 @@ def opened(target: pathlib.Path) -> Iterator[Any]:
             yield file
     except SafetensorError as problem:
         raise FileError(f"{target} is damaged or no model file: {plain(str(problem))}") from None
-
-
-def save_arrays(target: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays without a graph, in the way of a model file."""
-    from safetensors.numpy import save as to_bytes
-
-    header = {"format": ARRAYS}
-    header["checksum"] = checksum(header, arrays)
-    write(target, to_bytes(dict(arrays), metadata=header))
-
-
-def load_arrays(
-    target: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], others: Container[str]
-) -> dict[str, np.ndarray]:
-    """What `save_arrays` wrote: the arrays of these shapes, and of the others what there is."""
-    if not target.is_file():
-        raise FileNotFoundError(f"there is no file {target}")
-    with opened(target) as file:
-        header = file.metadata() or {}
-        if header.get("format") != ARRAYS:
-            raise FileError(f"{target} is a safetensors file, but not of a model of this kind")
-        stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        problems = [f"{name} is missing" for name in shapes if name not in stored]
-        for name, part in stored.items():
-            shape, named = tuple(part.get_shape()), _told(name)
-            if name not in shapes and name not in others:
-                problems.append(f"{named} is unknown")
-            elif shape != shapes.get(name, shape):
-                problems.append(f"{named} must have shape {shapes[name]}, got {shape}")
-            elif part.get_dtype() not in DTYPES:
-                problems.append(f"{named} must be float32 or float64, got {part.get_dtype()}")
-        if problems:
-            raise FileError(f"{target} is no file of this model: {_listed(problems)}")
-        found = {name: file.get_tensor(name) for name in stored}
-    for name, value in found.items():
-        if not np.isfinite(value).all():
-            raise FileError(f"{target}: {name} holds a NaN or an infinity")
-    if header.get("checksum") != checksum(header, found):
-        raise FileError(f"{target} is damaged: its checksum is not that of what it holds")
-    return found
 
 
 def _header(target: pathlib.Path, file: Any) -> tuple[dict[str, str], Graph]:
@@ -237,16 +196,7 @@ def _compare(target: pathlib.Path, found: dict[str, tuple], header: dict[str, st
             problems.append(f"{name} must be {header['dtype']}, got {DTYPES.get(code, code)}")
     for name in sorted(found):
         if name not in wanted:
-            problems.append(f"{_told(name)} is unknown")
+            problems.append(f"{name if re.fullmatch(r'[A-Za-z0-9_.]{1,100}', name) else shown(name)} is unknown")
     if problems:
-        raise FileError(f"{target}: its arrays do not fit its graph: {_listed(problems)}")
-
-
-def _told(name: str) -> str:
-    """A name out of a file, for a sentence."""
-    return name if re.fullmatch(r"[A-Za-z0-9_.]{1,100}", name) else shown(name)
-
-
-def _listed(problems: list[str]) -> str:
-    more = len(problems) - MOST_TOLD
-    return "; ".join([*problems[:MOST_TOLD], *([f"and {more} more"] if more > 0 else [])])
+        told = [*problems[:MOST_TOLD], *([f"and {len(problems) - MOST_TOLD} more"] if problems[MOST_TOLD:] else [])]
+        raise FileError(f"{target}: its arrays do not fit its graph: {'; '.join(told)}")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import mmap
-import numbers
 from typing import Any
 
 import numpy as np
 
 from nbnn.graph import Graph
 from nbnn.kernels.constants import CODES  # the dtypes that a gather reads as they are
-from nbnn.op import whole
+from nbnn.op import real, whole
 
 
 def examples(x: Any, graph: Graph, *, name: str = "X") -> np.ndarray:
@@ -134,10 +132,7 @@ def seed(value: Any) -> int:
 
 def amount(value: Any, name: str) -> float:
     """A finite number of at least 0."""
-    number = -1.0
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # an int may be longer than any float
-            number = float(value)
+    number = real(value)
     if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return number

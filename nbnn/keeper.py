@@ -23,6 +23,7 @@ SAME = (
     *("update_rule", "optim_config", "lr_decay", "batch_size", "num_epochs", "num_train_samples", "num_val_samples"),
     *("schedule", "clip", "reg", "average", "sampling", "seed", "on_nan"),
 )
+AVERAGED = "averaged/"  # how the names of a moving average begin
 KINDS = ("weights", "best", "rule", "history")  # of a checkpoint's arrays
 
 
@@ -68,7 +69,7 @@ class Keeper:
         solver = self.solver
         due = solver.measured == solver.iteration or (self.every is not None and solver.iteration % self.every == 0)
         if self.folder is not None and due and self._written < solver.iteration:
-            if self.best_is_new:  # the model is as it was measured
+            if self.best_is_new:  # and the model is as it was measured
                 with solver.trainee.averaged(), self.folder.told(self.folder.path / BEST):
                     solver.trainee.save(self.folder.path / BEST)
                 self.best_is_new = False
@@ -221,13 +222,14 @@ class Keeper:
         for name, value in checkpoint.arrays.items():
             kind, _, rest = name.partition("/")
             parts[kind][rest] = value
-        memory, counts = solver.trainee.memory(), position["counts"]
+        memory, counts, given = solver.trainee.memory(), position["counts"], parts["rule"]
         settings = checkpoint.about.get("settings")
-        same = isinstance(settings, dict) and settings.get("update_rule") == solver.update_rule
-        if same and {n: a.shape for n, a in memory.items()} == {n: a.shape for n, a in parts["rule"].items()}:
-            memory = parts["rule"]
-        else:  # forced: the rule begins anew
-            counts = {name: 0 if name.startswith("updates") else count for name, count in counts.items()}
+        fits = {name: name in given and given[name].shape == value.shape for name, value in memory.items()}
+        rule = {name: fit for name, fit in fits.items() if not name.startswith(AVERAGED)}
+        same = isinstance(settings, dict) and settings.get("update_rule") == solver.update_rule and all(rule.values())
+        anew = [*([] if same else ["updates"]), *([] if all(fits.values()) else ["averaged"])]  # if it was forced
+        memory = {name: given[name] if fits[name] and (same or name not in rule) else memory[name] for name in memory}
+        counts = {name: 0 if name.startswith(tuple(anew)) else count for name, count in counts.items()}
         solver.trainee.go_on(parts["weights"], memory, counts)
         solver.loss_history, solver.train_acc_history, solver.val_acc_history = (
             parts["history"][name].tolist() for name in ("loss", "train", "val")

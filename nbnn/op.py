@@ -95,6 +95,13 @@ def is_real(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def real(value: Any) -> float:
+    """A number as a float; NaN where it is none, or an int beyond all floats."""
+    with contextlib.suppress(OverflowError):
+        return float(value) if is_real(value) else math.nan
+    return math.nan
+
+
 def whole(value: Any) -> int:
     """A whole number as an int: 3, 3.0 and NumPy's integers; anything else is an error."""
     if is_real(value):

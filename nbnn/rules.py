@@ -5,14 +5,15 @@ The arithmetic of all rules is one kernel, `kernels/update.py`. The names and de
 
 from __future__ import annotations
 
-import numbers
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nbnn.arrays import arena
-from nbnn.kernels.constants import AVERAGE, BETA2, BLOCK, DECAY, EPS, MOMENTUM, RATE, RULES, SETTINGS, TIME
+from nbnn.kernels.constants import AGE, AVERAGE, BETA2, BLOCK, DECAY, EPS, MOMENTUM, RATE, RULES, SETTINGS, TIME
+from nbnn.op import real
 from nbnn.words import hint
 
 DEFAULTS: dict[str, dict[str, float]] = {
@@ -47,11 +48,11 @@ def config_of(rule: str, given: dict[str, Any] | None) -> dict[str, float]:
     for key, value in (given or {}).items():
         if key not in config:
             raise ValueError(f"{rule} has no setting {key!r}; {hint(key, config, 'it has')}")
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not real or not 0 <= float(value) < (1 if key in _BELOW_ONE else float("inf")):
+        number = real(value)
+        if not 0 <= number < (1 if key in _BELOW_ONE else math.inf):
             bounds = "of at least 0 and below 1" if key in _BELOW_ONE else "of at least 0"
             raise ValueError(f"{rule}: {key} must be a number {bounds}, got {value!r}")
-        config[key] = float(value)
+        config[key] = number
     return config
 
 
@@ -94,25 +95,30 @@ class Memory:
         self.config = config_of(rule, config)
         if rule != self.rule or self.v.shape != params.shape:
             self.start(rule, params)
-        if not average:
-            self.averaged = params  # nobody touches it
-        elif not self.settings[AVERAGE] or self.averaged.shape != params.shape:
-            self.averaged = arena(len(params), str(params.dtype))
-            self.averaged[:] = params
-        self.settings = settings_of(rule, self.config, self.settings[TIME])
-        self.settings[AVERAGE] = average
+        if self.averaged.shape != params.shape or (average and not self.settings[AVERAGE]):
+            self.averaged = arena(len(params), str(params.dtype)) if average else params  # else nobody touches it
+            self.settings[AGE] = 0
+        before, self.settings = self.settings, settings_of(rule, self.config, self.settings[TIME])
+        self.settings[[AVERAGE, AGE]] = average, before[AGE]
 
     def arenas(self) -> dict[str, np.ndarray]:
-        """What this rule keeps, by the letters of its formula."""
+        """What this rule keeps, by the letters of its formula, and the average."""
         kept = {"m": self.m} if self.rule in _WITH_MEAN else {}
         if self.rule not in ("sgd", "lion"):
             kept["v"] = self.v
         return {**kept, "averaged": self.averaged} if self.settings[AVERAGE] else kept
 
+    @property
+    def averages(self) -> bool:
+        """Whether there is an average: it is asked for, and a step has been taken."""
+        return bool(self.settings[AVERAGE] and self.settings[AGE])
+
     def heal(self, params: np.ndarray) -> None:
         """Forget what a step that overflowed has spoilt: with an infinite memory no rule moves again."""
         if self.rule and not (np.isfinite(self.m).all() and np.isfinite(self.v).all()):
             self.start(self.rule, params)
+        if self.averages and not np.isfinite(self.averaged).all():
+            self.settings[AGE] = 0
 
     def start(self, rule: str, params: np.ndarray) -> None:
         """Forget."""

@@ -66,8 +66,9 @@ class Solver:
     on_nan says what becomes of a step whose loss or gradient is not finite, of which nothing stays in any case: "raise"
     an error that names the node where it began, "stop" the training, or "skip" the step.
 
-    callbacks are functions that are called with the Solver after each measurement; `stop()` ends the training. The
-    state of one that has `state_dict()` and `load_state_dict(state)`, made of what JSON can hold, is in checkpoints.
+    callbacks are functions that are called with the Solver after each measurement, when the model has the weights of
+    the last step, not their average; `stop()` ends the training. The state of one that has `state_dict()` and
+    `load_state_dict(state)`, made of what JSON can hold, is in checkpoints.
 
     After `train()` the model holds the weights with the best validation accuracy. For a loss that does not classify,
     the negative mean loss stands where the accuracy stands otherwise.
@@ -116,7 +117,8 @@ class Solver:
             if not callable(callback):
                 raise TypeError(f"callbacks must be functions that take the Solver, got {type(callback).__name__}")
         settings = data, self.update_rule, self.optim_config
-        more: dict[str, Any] = {"reg": self.reg, "clip": self.clip, "average": self.average}
+        more: dict[str, Any] = {"reg": self.reg, "clip": self.clip}
+        more |= {"average": self.average} if self.average else {}
         offered = getattr(model, "trainee", None)  # a model may know itself how it is trained best
         self.trainee: Any = offered(*settings, **more) if callable(offered) else None
         if self.trainee is None:
@@ -175,6 +177,8 @@ class Solver:
                 )
             if (weights := self.weights()) is self._latest:
                 self.trainee.put(weights)
+            elif self._latest:  # somebody has put other weights into the model
+                self.trainee.average_anew()
             self._latest = {}
             self._signals = stack.enter_context(listening(both=self._keeper.folder is not None))
             try:
@@ -202,6 +206,8 @@ class Solver:
                     self._latest = latest
                 if self.best:
                     self.trainee.put(self.best)
+                if self._ended:  # another training would begin with these
+                    self.trainee.average_anew()
 
     def stop(self) -> None:
         """End the training here; what is due at its end is done."""
@@ -333,12 +339,13 @@ class Solver:
             if val > self.best_val_acc or not self.best:
                 self.note_best(self.trainee.copy(), val)
                 self._keeper.best_is_new = True
-            if self.verbose:
-                self._say(f"(Epoch {self.epoch} / {self._epochs}) train acc: {train:f}; val_acc: {val:f}")
-            if self.checkpoint_name is not None:
-                self.trainee.save(pathlib.Path(f"{self.checkpoint_name}_epoch_{self.epoch}.safetensors"))
+        if self.verbose:
+            self._say(f"(Epoch {self.epoch} / {self._epochs}) train acc: {train:f}; val_acc: {val:f}")
         for callback in self.callbacks:
             callback(self)
+        if self.checkpoint_name is not None:
+            with self.trainee.averaged():
+                self.trainee.save(pathlib.Path(f"{self.checkpoint_name}_epoch_{self.epoch}.safetensors"))
 
     def note_best(self, arrays: dict[str, np.ndarray], accuracy: float) -> None:
         """These are the best weights and running figures so far."""

@@ -4,6 +4,7 @@ prepare()                     compile what is needed
 steps(rows, rates, on_nan)    -> losses, and what ended them early; a step that is not finite is not taken
 accuracy(x, y, batch_size, pause)
 averaged()                    a context in which the weights are their moving average, if there is one
+average_anew()                forget that average
 copy(), put(arrays)           weights and running figures by name
 shown(arrays)                 those of them that people know as `best_params`
 memory(), counts()            what the update rule remembers, and the numbers that go on counting
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class CompiledTrainee:
         *,
         reg: float,
         clip: float,
-        average: float,
+        average: float = 0.0,
     ) -> None:
         loss = model._needed_loss()
         self.model, self.reg, self.clip = model, reg, clip
@@ -88,13 +89,19 @@ class CompiledTrainee:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
+        if not self.rule.averages:
+            yield
+            return
         params = self.model._params
         own = params.copy()
-        params[:] = self.rule.averaged
         try:
+            params[:] = self.rule.averaged
             yield
         finally:
             params[:] = own
+
+    def average_anew(self) -> None:
+        self.rule.settings[rules.AGE] = 0
 
     def copy(self) -> ArrayDict:
         return self.model.state_dict()
@@ -114,7 +121,9 @@ class CompiledTrainee:
         }
 
     def counts(self) -> dict[str, int]:
-        return {"updates": int(self.rule.settings[rules.TIME]), "steps": self.model.steps_taken}
+        settings = self.rule.settings
+        counts = {"updates": settings[rules.TIME], "averaged": settings[rules.AGE], "steps": self.model.steps_taken}
+        return {what: int(count) for what, count in counts.items()}
 
     def go_on(self, arrays: ArrayDict, memory: ArrayDict, counts: dict[str, int]) -> None:
         self.put(arrays)
@@ -122,7 +131,7 @@ class CompiledTrainee:
             views = self.model._named("params", arena)
             for name in views:
                 views[name] = memory[f"{part}/{name}"]
-        self.rule.settings[rules.TIME] = counts["updates"]
+        self.rule.settings[[rules.TIME, rules.AGE]] = counts["updates"], counts["averaged"]
         self.model.steps_taken = counts["steps"]
 
     def about(self) -> dict[str, Any]:
@@ -149,7 +158,7 @@ class PlainTrainee:
         *,
         reg: float,
         clip: float,
-        average: float,
+        average: float = 0.0,
     ) -> None:
         if not hasattr(model, "params") or not callable(getattr(model, "loss", None)):
             raise TypeError(
@@ -215,6 +224,7 @@ class PlainTrainee:
             known = rules.unguarded(flat.size)
             update(memory.code, flat.size if w.ndim > 1 else 0, memory.settings, dw, flat, memory.m, memory.v, *known)
             if self.average:
+                memory.settings[rules.AGE] += 1
                 average(flat, memory.settings, memory.averaged)
             self.model.params[name] = w
 
@@ -223,16 +233,17 @@ class PlainTrainee:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        if not self.average:
+        found = {
+            name: np.array(memory.averaged).reshape(np.shape(self.model.params[name]))
+            for name, memory in self.rules.items()
+            if memory.averages and name in self.model.params
+        }
+        with exchanged(self.model.params, found):
             yield
-            return
-        own = self.model.params
-        found = {name: np.array(memory.averaged) for name, memory in self.rules.items()}
-        self.model.params = {name: found[name].reshape(np.shape(value)) for name, value in own.items()}
-        try:
-            yield
-        finally:
-            self.model.params = own
+
+    def average_anew(self) -> None:
+        for memory in self.rules.values():
+            memory.settings[rules.AGE] = 0
 
     def copy(self) -> ArrayDict:
         return {**{name: np.array(value) for name, value in self.model.params.items()}, **figures_of(self.model)}
@@ -252,20 +263,24 @@ class PlainTrainee:
         }
 
     def counts(self) -> dict[str, int]:
-        return {f"updates of {name}": int(memory.settings[rules.TIME]) for name, memory in self.rules.items()}
+        return {
+            f"{what} of {name}": int(memory.settings[place])
+            for name, memory in self.rules.items()
+            for what, place in (("updates", rules.TIME), ("averaged", rules.AGE))
+        }
 
     def go_on(self, arrays: ArrayDict, memory: ArrayDict, counts: dict[str, int]) -> None:
         self.put(arrays)
         for name, rule in self.rules.items():
             for part, arena in rule.arenas().items():
                 arena[...] = memory[f"{part}/{name}"]
-            rule.settings[rules.TIME] = counts[f"updates of {name}"]
+            rule.settings[[rules.TIME, rules.AGE]] = counts[f"updates of {name}"], counts[f"averaged of {name}"]
 
     def about(self) -> dict[str, Any]:
         return {"model": type(self.model).__name__}
 
     def save(self, path: pathlib.Path) -> None:
-        save_model(path, self.model)
+        save_arrays(path, {**self.model.params, **figures_of(self.model)})
 
 
 def figures_of(model: Any) -> ArrayDict:
@@ -300,17 +315,19 @@ def accuracy_of(scores: Callable[[np.ndarray], np.ndarray], x: Any, y: Any, batc
     return right / len(x)
 
 
-def save_model(path: pathlib.Path, model: Any) -> None:
-    """Write `params` and the running figures of a model of the course."""
-    arrays = {name: np.asarray(value) for name, value in {**model.params, **figures_of(model)}.items()}
-    kinds = {name: np.result_type(value, np.float32) for name, value in arrays.items()}
-    files.save_arrays(path, {name: np.array(value, kinds[name], order="C") for name, value in arrays.items()})
+@contextlib.contextmanager
+def exchanged(params: MutableMapping[str, Any], others: Mapping[str, Any]) -> Iterator[None]:
+    """A context in which these parameters have other values."""
+    own = {name: params[name] for name in others}
+    try:
+        params.update(others)
+        yield
+    finally:
+        params.update(own)
 
 
-def load_model(path: pathlib.Path, model: Any) -> None:
-    """Put back what `save_model` wrote, in the dtypes that the model has; all of it or nothing."""
-    slots = [place for place, param in enumerate(getattr(model, "bn_params", ())) if isinstance(param, dict)]
-    figures = {f"bn_params.{place}.{key}" for place in slots for key in ("running_mean", "running_var")}
-    found = files.load_arrays(path, {name: np.shape(value) for name, value in model.params.items()}, figures)
-    model.params = {name: found[name].astype(np.asarray(value).dtype) for name, value in model.params.items()}
-    put_figures(model, found)
+def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    from safetensors.numpy import save
+
+    dense = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    files.write(path, save(dense))

@@ -844,14 +844,14 @@ LOSS = [
 # ---- the step of the weights
 
 
-def _settings(time: float) -> np.ndarray:
-    settings = np.array([0.01, 0.9, 0.99, 1e-3, 0.1, time, 0.8])  # an eps that shows
+def _settings(age: float = 0.0) -> np.ndarray:
+    settings = np.array([0.01, 0.9, 0.99, 1e-3, 0.1, 3.0, 0.8, age])  # an eps that shows
     assert len(settings) == SETTINGS
     return settings
 
 
-def average(label: str, size: int, time: float) -> Case:
-    return Case("average", label, lambda make: (make.grad(size), _settings(time), make.grad(size)))
+def average(label: str, size: int, age: float) -> Case:
+    return Case("average", label, lambda make: (make.grad(size), _settings(age), make.grad(size)))
 
 
 def step(rule: str, label: str, size: int, weights: int, bad: int | None = None, known: float = -1.0) -> Case:
@@ -862,7 +862,7 @@ def step(rule: str, label: str, size: int, weights: int, bad: int | None = None,
         if bad is not None:
             dw[bad] = np.nan
         sums = np.full(-(-size // BLOCK), known)
-        return RULES.index(rule), weights, _settings(3.0), dw, w, m, v, sums, make.doubles(1)
+        return RULES.index(rule), weights, _settings(), dw, w, m, v, sums, make.doubles(1)
 
     return Case("update", f"{rule}, {label}", build)
 

@@ -663,6 +663,24 @@ def test_another_rule_begins_with_an_empty_memory(tmp_path):
     assert solver.trainee.counts()["updates"] == 0
 
 
+@pytest.mark.parametrize("kind", ["pictures", "vectors"])
+def test_averaging_may_begin_or_end_where_a_resume_is_forced(kind, tmp_path):
+    """The rule's memory stays, and the average begins with the weights of the checkpoint."""
+    stopped(kind, tmp_path, 20)
+    average = 0.0 if kind == "vectors" else 0.9
+    solver, same = (solver_of(kind, log=Stop(), average=a) for a in (average, KINDS[kind][2].get("average", 0.0)))
+    for one in (solver, same):
+        assert one.resume(tmp_path, force=True)
+    kept = same.trainee.memory()
+    for name, value in solver.trainee.memory().items():
+        assert name.startswith("averaged/") or np.array_equal(value, kept[name])
+    assert solver.trainee.counts()["updates"] == same.trainee.counts()["updates"] > 0
+    assert solver.trainee.counts()["averaged"] == (0 if average else same.trainee.counts()["averaged"])
+    before = solver.trainee.copy()
+    with solver.trainee.averaged():
+        assert all(np.array_equal(value, before[name]) for name, value in solver.trainee.copy().items())
+
+
 class Ordered:
     """A student's model whose loss runs over its parameters, with numbers of other kinds."""
 

@@ -462,7 +462,7 @@ def test_spatial_batchnorm_is_batchnorm_over_all_places():
         ),
         (
             lambda: layernorm_forward(drawn(2, 3), np.ones(1), np.zeros(3), {}),
-            "norm: gamma must have shape (3,), got (1,)",
+            "layernorm: gamma must have shape (3,), got (1,)",
         ),
         (
             lambda: spatial_batchnorm_forward(drawn(2, 3), np.ones(3), np.zeros(3), batch()),

@@ -69,21 +69,18 @@ GRAPHS = [
 
 
 def model_bytes(graph, /, **meta):
-    """The file of a model."""
+    """The file of a model. It is put together here: safetensors writes the entries of its header in any order, and an
+    input must be the same in every process."""
     model = nbnn.compile(graph, backend="numpy", dtype=meta.get("dtype", "float32"), seed=int(meta.get("seed", 0)))
     plain = {"format": "nbnn 1", "dtype": model.dtype, "seed": str(model.seed), "steps": "0"}
-    return file_of({**plain, "graph": json.dumps(graph.to_dict()), **meta}, model.state_dict())
-
-
-def file_of(meta, arrays):
-    """It is put together here: safetensors writes the entries of its header in any order, and an input must be the same
-    in every process."""
-    header, body = {"__metadata__": {**meta, "checksum": "0" * 8}}, b""
-    for name, value in arrays.items():
-        code = {"float32": "F32", "float64": "F64"}[value.dtype.name]
+    header = {"__metadata__": {**plain, "graph": json.dumps(graph.to_dict()), **meta}}
+    body = b""
+    for name, value in model.state_dict().items():
+        code = {"float32": "F32", "float64": "F64"}[model.dtype]
         place = [len(body), len(body) + value.nbytes]
         header[name] = {"dtype": code, "shape": list(value.shape), "data_offsets": place}
         body += value.tobytes()
+    header["__metadata__"]["checksum"] = "0" * 8
     return sealed(joined(header, body))
 
 
@@ -211,56 +208,6 @@ def model_files(folder):
         is_the_model,
         files.FileError,
         large=large_models(),
-    )
-
-
-# ---- nets of the course
-
-
-def course_net():
-    from nbnn.course.fc_net import FullyConnectedNet
-
-    return FullyConnectedNet([4], 5, 3, use_batchnorm=True, dtype=np.float64)
-
-
-@functools.cache
-def nets_of_the_course():
-    """Two that were never trained, and two that have running figures."""
-    rng, found = np.random.default_rng(0), []
-    for k in range(4):
-        arrays = {name: rng.standard_normal(value.shape) for name, value in course_net().params.items()}
-        figures = {f"bn_params.0.running_{what}": rng.random(4) for what in ("mean", "var")} if k % 2 else {}
-        found.append(file_of({"format": "nbnn arrays 1"}, arrays | figures))
-    return found
-
-
-def read_course_net(path):
-    net = course_net()
-    net.load(path)
-    return net
-
-
-def is_the_course_net(net, content):
-    header, body = parts(content)
-    del header["__metadata__"]
-    arrays = net.params | {f"bn_params.0.{key}": value for key, value in net.bn_params[0].items() if key != "mode"}
-    assert sorted(arrays) == sorted(header), "it has other arrays than the file"
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        wanted = np.frombuffer(body[begin:end], {"F32": "<f4", "F64": "<f8"}[entry["dtype"]]).reshape(entry["shape"])
-        assert np.isfinite(arrays[name]).all(), f"{name} is not finite"
-        assert np.array_equal(arrays[name], wanted), f"{name} is another"
-
-
-def course_net_files(folder):
-    return Kind(
-        "net of the course",
-        "net.safetensors",
-        nets_of_the_course(),
-        SAFETENSORS,
-        read_course_net,
-        is_the_course_net,
-        files.FileError,
     )
 
 
@@ -755,7 +702,6 @@ def idx_gz_files(folder):
 
 KINDS = {
     model_files: (150, 5000),
-    course_net_files: (100, 2000),
     checkpoints: (120, 4000),
     graphs_in_json: (150, 3500),
     graphs_in_toml: (150, 2500),

@@ -503,6 +503,51 @@ def test_a_step_that_is_left_out_is_not_averaged(digits):
     assert left.trainee.counts()["updates"] == 3
 
 
+@pytest.mark.parametrize("kind", AVERAGED)
+def test_weights_before_the_first_step_are_their_own_average(kind, digits):
+    """Of the first two steps the first is left out, and no weights but those that the model had are measured."""
+    model = AVERAGED[kind]()
+    solver, _ = solver_of(digits, model, average=0.9, on_nan="skip", num_epochs=1, batch_size=1200)
+    before = {name: np.array(value) for name, value in model.params.items()}
+    solver.trainee.steps = lambda rows, rates, on_nan: (np.full(len(rows), np.nan), None)
+    solver.train()
+    assert solver.skipped == 1 and all(np.array_equal(model.params[name], value) for name, value in before.items())
+
+
+def test_an_average_that_has_overflowed_begins_anew(digits):
+    solver, _ = solver_of(digits, nbnn.compile(GRAPH), average=0.9, num_epochs=1)
+    solver.trainee.steps(np.arange(200).reshape(2, 100), np.full(2, 0.1), "raise")
+    solver.trainee.rule.averaged[3] = np.inf
+    solver.trainee.put(solver.trainee.copy())
+    solver.trainee.steps(np.arange(100)[None], np.full(1, 0.1), "raise")
+    assert solver.trainee.rule.averaged.tobytes() == solver.model._params.tobytes()
+
+
+def test_weights_that_were_put_in_are_not_averaged_with_those_before(digits):
+    solver, _ = solver_of(
+        digits, Course(), average=0.99, num_epochs=2, callbacks=[lambda s: s.iteration == 12 and s.stop()]
+    )
+    solver.train()
+    solver.end = 24
+    solver.model.params = Course(scale=1.0).params
+    wanted = solver.check_accuracy(digits["X_val"], digits["y_val"])
+    solver.optim_config["learning_rate"] = 0.0
+    solver.callbacks = []
+    solver.train()
+    assert wanted < 0.5 and solver.val_acc_history[-1] == wanted
+
+
+def test_the_average_is_put_into_the_dict_that_parts_of_a_model_share(digits):
+    model = Course()
+    held = model.params
+    solver, _ = solver_of(digits, model, average=0.9, num_epochs=1)
+    solver.trainee.steps(np.arange(200).reshape(2, 100), np.full(2, 0.1), "go on")
+    own = dict(held)
+    with solver.trainee.averaged():
+        assert model.params is held and all(not np.array_equal(held[name], own[name]) for name in own)
+    assert all(held[name] is own[name] for name in own)
+
+
 @pytest.mark.parametrize("wrong", [1, 1.5, -0.1, "0.9", True, np.nan])
 def test_an_average_that_is_no_share_is_refused(wrong, digits):
     with pytest.raises(ValueError, match="^average must be "):

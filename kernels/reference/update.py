@@ -13,7 +13,7 @@ m' = m / (1 - b1**t) and v' = v / (1 - b2**t). The first `weights` numbers are w
 
 import numpy as np
 
-from nbnn.kernels.constants import AVERAGE, BLOCK, RULES, TIME
+from nbnn.kernels.constants import AGE, AVERAGE, BLOCK, RULES
 
 
 def _block_sums(values):
@@ -49,9 +49,12 @@ def clip_norm(sums, largest, dw):
 
 
 def average(w, settings, mean):
-    """mean += (1 - d) * (w - mean), where d is less early on: (t - 1) / (t + 9) in step t."""
-    keep, time = float(settings[AVERAGE]), float(settings[TIME])
-    mean += (1 - min(keep, (time - 1) / (time + 9))) * (w - mean)
+    """mean += (1 - d) * (w - mean), where d is less early on: (t - 1) / (t + 9) in step t, so that the first is w."""
+    keep, age = float(settings[AVERAGE]), float(settings[AGE])
+    if age > 1:
+        mean += (1 - min(keep, (age - 1) / (age + 9))) * (w - mean)
+    else:
+        mean[...] = w
 
 
 def _sgd(weights, settings, dw, w, m, v):
@@ -79,7 +82,7 @@ def _rmsprop(weights, settings, dw, w, m, v):
 
 
 def _adam(weights, settings, dw, w, m, v):
-    rate, beta1, beta2, eps, _, time, _ = settings
+    rate, beta1, beta2, eps, _, time, *_ = settings
     m[...] = beta1 * m + (1 - beta1) * dw
     v[...] = beta2 * v + (1 - beta2) * dw * dw
     w -= rate * (m / (1 - beta1**time)) / (np.sqrt(v / (1 - beta2**time)) + eps)

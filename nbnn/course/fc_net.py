@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,10 @@ class TwoLayerNet(Net):
         hidden_dims: int | None = None,
     ) -> None:
         input_dim = inputs.positive(input_dim, "input_dim")
-        hidden_dim = inputs.positive(hidden_dim if hidden_dims is None else hidden_dims, "hidden_dim")
+        if hidden_dims is None:
+            hidden_dim = inputs.positive(hidden_dim, "hidden_dim")
+        else:
+            hidden_dim = inputs.positive(hidden_dims, "hidden_dims")
         num_classes = inputs.positive(num_classes, "num_classes")
         super().__init__((input_dim,), reg, np.float64)
         self._units = hidden_dim, num_classes
@@ -56,7 +59,7 @@ class FullyConnectedNet(Net):
 
     def __init__(
         self,
-        hidden_dims: Sequence[int],
+        hidden_dims: Iterable[int],
         input_dim: int = 3 * 32 * 32,
         num_classes: int = 10,
         dropout_keep_ratio: float = 1,
@@ -70,9 +73,11 @@ class FullyConnectedNet(Net):
         use_batchnorm: bool = False,
     ) -> None:
         input_dim = inputs.positive(input_dim, "input_dim")
-        if not isinstance(hidden_dims, (Sequence, np.ndarray)):
-            raise TypeError(f"hidden_dims must be a list of sizes, such as [100, 50], got {hidden_dims!r}")
         super().__init__((input_dim,), reg, dtype)
+        try:
+            hidden_dims = list(hidden_dims)
+        except TypeError:
+            raise TypeError(f"hidden_dims must be a list of sizes, such as [100, 50], got {hidden_dims!r}") from None
         keep = dropout_keep_ratio if dropout is None else dropout
         if not 0 <= keep <= 1:
             raise ValueError(f"FullyConnectedNet: the probability of keeping must be from 0 to 1, got {keep!r}")

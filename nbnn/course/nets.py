@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
 
 import nbnn
-from nbnn import inputs
+from nbnn import files, inputs
 from nbnn.course.row_layers import Params, kept_share
 from nbnn.op import Op
 from nbnn.ops import BatchNorm, Dropout
@@ -26,10 +26,9 @@ from nbnn.trainees import (
     CompiledTrainee,
     Pause,
     accuracy_of,
+    exchanged,
     figures_of,
-    load_model,
     put_figures,
-    save_model,
 )
 
 _FIGURES = ("running_mean", "mean"), ("running_var", "var")  # of a batchnorm: the course's name and ours
@@ -57,6 +56,7 @@ class Net:
         self._homes: dict[str, str] = {}
         self._norms: list[str] = []
         self._built: tuple[list[Op], nbnn.Model] | None = None
+        self._steps = 0  # of the net that this one was copied from
 
     def _add_weights(self, layer: int, node: str, scale: float, *shape: int) -> None:
         """W of that shape, drawn by NumPy's legacy generator, and b; filters come first in a W of pictures."""
@@ -77,7 +77,8 @@ class Net:
         raise NotImplementedError
 
     def _batchnorm(self, place: int) -> BatchNorm:
-        if not isinstance(self.bn_params, list) or len(self.bn_params) < len(self._norms):
+        whole = isinstance(self.bn_params, (list, tuple)) and len(self.bn_params) >= len(self._norms)
+        if not whole or not all(isinstance(param, MutableMapping) for param in self.bn_params):
             raise ValueError(f"bn_params must be a list of a dict for each of the {len(self._norms)} batchnorms")
         param = self.bn_params[place]
         settings = {key: param[key] for key in ("eps", "momentum") if key in param}
@@ -107,16 +108,22 @@ class Net:
         return value, {name: grads[home] for name, home in self._homes.items()}
 
     def save(self, path: Any) -> None:
-        """Write parameters and running figures into one safetensors file, whatever its name."""
-        save_model(pathlib.Path(path), self)
+        """Write the net as the compiled model that it is: `load` reads it, and so does `nbnn.load`."""
+        self.synchronised().save(path)
 
     def load(self, path: Any) -> None:
         """Take parameters and running figures from a file of `save`, or of the Solver's `checkpoint_name`."""
-        load_model(pathlib.Path(path), self)
+        found = nbnn.load(path, backend="numpy", dtype=np.dtype(self.dtype).name)
+        if found.graph != self._model().graph:
+            raise files.FileError(f"{path} holds another net:\n{found.graph}\nThis one is\n{self._model().graph}")
+        self._take(found)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies, and children of this process, compile the graph anew."""
-        return {**self.__dict__, "_built": None}
+    def __getstate__(self) -> Any:
+        """Copies, and children of this process, compile the graph anew; they go on with the same random numbers."""
+        state = object.__getstate__(self)  # knows __slots__ of a subclass
+        own, *slots = state if isinstance(state, tuple) else (state,)
+        own = {**own, "_built": None, "_steps": self._built[1].steps_taken if self._built else self._steps}
+        return (own, *slots) if slots else own
 
     def trainee(self, *args: Any, **options: Any) -> Any:
         """What a Solver trains: the compiled step, unless a subclass has a loss of its own."""
@@ -135,7 +142,9 @@ class Net:
         nodes = self._nodes()
         if self._built is None or self._built[0] != nodes:
             graph = nbnn.Graph(nodes, input=self._input, loss="softmax")
-            self._built = nodes, nbnn.compile(graph, dtype=np.dtype(self.dtype).name)
+            model = nbnn.compile(graph, dtype=np.dtype(self.dtype).name)
+            model.steps_taken = self._built[1].steps_taken if self._built else self._steps
+            self._built = nodes, model
         return self._built[1]
 
     def synchronised(self) -> nbnn.Model:
@@ -201,15 +210,10 @@ class _NetTrainee(CompiledTrainee):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        if "averaged" not in self.rule.arenas():
+        views = self.model._named("params", self.rule.averaged) if self.rule.averages else {}
+        found = {name: np.array(views[home], order="C") for name, home in self.net._homes.items() if views}
+        with exchanged(self.net.params, found):
             yield
-            return
-        own, views = self.net.params, self.model._named("params", self.rule.averaged)
-        self.net.params = {name: np.array(views[home], order="C") for name, home in self.net._homes.items()}
-        try:
-            yield
-        finally:
-            self.net.params = own
 
     def copy(self) -> ArrayDict:
         return {**{name: value.copy() for name, value in self.net.params.items()}, **figures_of(self.net)}
@@ -230,4 +234,4 @@ class _NetTrainee(CompiledTrainee):
         return told
 
     def save(self, path: pathlib.Path) -> None:
-        self.net.save(path)
+        self.net.synchronised().save(path)

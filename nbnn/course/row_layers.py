@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from nbnn.kernels import reference
-from nbnn.op import is_real
 
 Cache = tuple[Any, ...]
 Params = MutableMapping[str, Any]
@@ -31,8 +30,8 @@ def pictures(x: np.ndarray) -> np.ndarray:
 
 
 def demand(layer: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Refuse another shape, which NumPy might broadcast."""
-    if array.shape != shape:
+    """Refuse another shape, which NumPy might broadcast. A row of numbers may also lie as (1, N)."""
+    if array.shape != shape and not (len(shape) == 1 and array.size == shape[0]):
         raise ValueError(f"{layer}: {name} must have shape {shape}, got {array.shape}")
 
 
@@ -116,7 +115,7 @@ def normalise_groups(x: np.ndarray, gamma: Any, beta: Any, groups: int, eps: flo
     """Groupnorm of x (example, row, column, channel)."""
     gamma, beta = floats(gamma, beta)
     for name, array in {"gamma": gamma, "beta": beta}.items():
-        demand("norm", name, array, (x.shape[3],))
+        demand("layernorm" if groups == 1 else "groupnorm", name, array, (x.shape[3],))
     means, spreads, mean, scale = (np.empty((len(x), x.shape[3]), x.dtype) for _ in range(4))
     reference.channel_moments(x, means, spreads)
     reference.group_statistics(means, spreads, x.shape[1] * x.shape[2], groups, eps, mean, scale)
@@ -183,12 +182,14 @@ layernorm_backward = batchnorm_backward
 
 def kept_share(dropout_param: Params) -> float:
     """The probability of keeping a number."""
-    meaning, p = dropout_param.get("p_means", "keep"), dropout_param.get("p", "nothing")
+    if "p" not in dropout_param:
+        raise ValueError('dropout_param has no "p", the probability of keeping a number')
+    p, meaning = np.asarray(dropout_param["p"]), dropout_param.get("p_means", "keep")
     if meaning not in ("keep", "drop"):
         raise ValueError(f'dropout_param["p_means"] must be "keep" or "drop", got {meaning!r}')
-    if not is_real(p) or not 0 <= p <= 1:
-        raise ValueError(f'dropout_param["p"] must be a number from 0 to 1, got {p!r}')
-    return float(p if meaning == "keep" else 1 - p)
+    if p.dtype.kind not in "fiub" or p.size != 1 or not 0 <= p <= 1:
+        raise ValueError(f'dropout_param["p"] must be a number from 0 to 1, got {dropout_param["p"]!r}')
+    return float(p.item() if meaning == "keep" else 1 - p.item())
 
 
 def dropout_forward(x: Any, dropout_param: Params) -> tuple[np.ndarray, Cache]:
