@@ -21,7 +21,7 @@ from nbnn import cache, rules
 from nbnn.arrays import arena
 from nbnn.check import TOLERANCES, VerifyError, relative_error
 from nbnn.graph import Graph
-from nbnn.kernels.constants import BLOCK, RULES
+from nbnn.kernels.constants import AGE, AVERAGE, BLOCK, RULES
 from nbnn.ops import (
     GELU,
     Add,
@@ -191,7 +191,7 @@ def against_reference(name: str, dtype: str) -> Finding:
 
 
 def update_rules(dtype: str) -> Finding:
-    """One step by each rule on random numbers, here and by its reference."""
+    """One step by each rule on random numbers and the average of its weights, here and by its reference."""
     from nbnn.kernels import names, reference
 
     worst, size = 0.0, BLOCK + 48
@@ -203,8 +203,10 @@ def update_rules(dtype: str) -> Finding:
         ours += [np.full(-(-size // BLOCK), -1.0), np.zeros(1)]  # no sum is known
         theirs = [array.copy() for array in ours]
         settings = rules.settings_of(rule, rules.config_of(rule, None), 3.0)
-        names()["update"](RULES.index(rule), 80, settings, *ours)
-        reference.update(RULES.index(rule), 80, settings, *theirs)
+        settings[[AVERAGE, AGE]] = 0.1, 3.0
+        for kernels, (dw, w, *rest) in ((names(), ours), (vars(reference), theirs)):
+            kernels["update"](RULES.index(rule), 80, settings, dw, w, *rest)
+            kernels["average"](w, settings, dw)  # any numbers are a mean
         worst = max(worst, *map(relative_error, ours, theirs))
     share = worst / TOLERANCES[dtype]
     found = f"{len(rules.DEFAULTS)} rules, at most {share:.0%} of what is allowed"

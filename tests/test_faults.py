@@ -164,11 +164,12 @@ except IndexError:
 
 
 def test_fault_04_numba_s_own_check_of_bounds_finds_nothing_in_kernels():
-    """All rows of cases.py. It sees what kernels index: labels, rows, losses, moments, sums, settings. Pictures and
-    weights they reach by address, which guard pages watch: test_kernels_stay_inside_their_arrays of test_kernels.py
-    and, over random shapes, test_memory.py."""
+    """All rows of cases.py, or in `make test` those of kernels that are no multiply. It sees what kernels index: labels,
+    rows, losses, moments, sums, settings. Pictures and weights they reach by address, which guard pages watch:
+    test_kernels_stay_inside_their_arrays of test_kernels.py and, over random shapes, test_memory.py."""
     dtypes = DTYPES[: times(1, 2)]
-    _demand_all_rows(_child(f"import test_kernels as t; t.run_rows(dtypes={dtypes})", NUMBA_BOUNDSCHECK="1"))
+    code = f"import test_kernels as t; t.run_rows(dtypes={dtypes}, intensity={range(times(16, 100))})"
+    _demand_all_rows(_child(code, NUMBA_BOUNDSCHECK="1"))
 
 
 @pytest.mark.parametrize(

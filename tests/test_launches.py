@@ -18,7 +18,7 @@ def gradients(net, **options):
     return {"loss": np.array(loss), "scores": scores, **grads, **model.state.copies()}
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", times(["fcnet", "convnet", "several readers", "residual", "winograd"], list(NETS)))
 def test_calls_together_and_alone_give_the_same_bytes(name, monkeypatch):
     net = NETS[name]
     together = gradients(net)

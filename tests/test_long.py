@@ -159,7 +159,7 @@ def test_200_000_steps_leave_memory_and_time_as_they_were_and_give_the_same_bits
     [
         f"run_steps({times(20_000, STEPS)}, 1)",
         f"run_other_calls({times(5_000, STEPS)})",
-        f"run_solver({times(20_000, STEPS)})",
+        f"run_solver({times(10_000, STEPS)})",
     ],
     ids=["a call for each step", "losses and predictions", "a Solver"],
 )

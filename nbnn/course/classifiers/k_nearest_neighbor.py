@@ -16,6 +16,7 @@ from nbnn import inputs
 __all__ = ["KNearestNeighbor"]
 
 BLOCK = 1 << 26  # bytes of training rows that are float64 at a time
+NEAR = 1 << 19  # of them, where one row after another meets them: they stay in a cache
 DISTANCES = 1 << 28  # bytes of them that `predict` holds
 
 
@@ -63,7 +64,7 @@ class KNearestNeighbor:
         """The same, one row of X at a time."""
         X = self._fitting(X)
         dists = np.empty((len(X), len(self.X_train)))
-        for place, block in self._blocks():
+        for place, block in self._blocks(NEAR):
             for i in range(len(X)):
                 dists[i, place] = self._distance(X[i] - block)
         return dists
@@ -105,9 +106,9 @@ class KNearestNeighbor:
             return np.abs(difference).sum(axis=-1)
         return np.sqrt(np.square(difference).sum(axis=-1))
 
-    def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """The training rows in float64, some at a time, and where they belong."""
-        size = max(1, BLOCK // (8 * max(1, self.X_train.shape[1])))
+    def _blocks(self, room: int = BLOCK) -> Iterator[tuple[slice, np.ndarray]]:
+        """The training rows in float64, so many bytes at a time, and where they belong."""
+        size = max(1, room // (8 * max(1, self.X_train.shape[1])))
         for first in range(0, len(self.X_train), size):
             place = slice(first, first + size)
             yield place, self.X_train[place].astype(np.float64, copy=False)
