@@ -95,8 +95,10 @@ class Memory:
         self.config = config_of(rule, config)
         if rule != self.rule or self.v.shape != params.shape:
             self.start(rule, params)
-        if self.averaged.shape != params.shape or (average and not self.settings[AVERAGE]):
-            self.averaged = arena(len(params), str(params.dtype)) if average else params  # else nobody touches it
+        if not average:
+            self.averaged = params  # nobody touches it
+        elif not self.settings[AVERAGE] or self.averaged.shape != params.shape:
+            self.averaged = arena(len(params), str(params.dtype))
             self.settings[AGE] = 0
         before, self.settings = self.settings, settings_of(rule, self.config, self.settings[TIME])
         self.settings[[AVERAGE, AGE]] = average, before[AGE]

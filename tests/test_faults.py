@@ -164,8 +164,8 @@ except IndexError:
 
 
 def test_fault_04_numba_s_own_check_of_bounds_finds_nothing_in_kernels():
-    """All rows of cases.py, or in `make test` those of kernels that are no multiply. It sees what kernels index: labels,
-    rows, losses, moments, sums, settings. Pictures and weights they reach by address, which guard pages watch:
+    """All rows of cases.py, or in `make test` those of kernels that are no multiply. It sees what kernels index: rows,
+    labels, losses, moments, sums, settings. Pictures and weights they reach by address, which guard pages watch:
     test_kernels_stay_inside_their_arrays of test_kernels.py and, over random shapes, test_memory.py."""
     dtypes = DTYPES[: times(1, 2)]
     code = f"import test_kernels as t; t.run_rows(dtypes={dtypes}, intensity={range(times(16, 100))})"
