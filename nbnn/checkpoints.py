@@ -26,7 +26,7 @@ import numpy as np
 
 from nbnn import cache
 from nbnn.files import DTYPES, MOST_TOLD, FileError, checksum, opened
-from nbnn.op import shown
+from nbnn.op import real, shown
 from nbnn.words import plain
 
 FORMAT = "nbnn checkpoint 1"
@@ -109,7 +109,7 @@ def _check_position(target: pathlib.Path, position: dict[str, Any]) -> None:
     kinds: dict[str, Callable[[Any], bool]] = {
         **dict.fromkeys(("iteration", "measured", "end", "skipped", "measurements"), _is_count),
         "best": lambda value: isinstance(value, bool),
-        "best_val_acc": lambda value: type(value) in (int, float) and math.isfinite(value),
+        "best_val_acc": lambda value: math.isfinite(real(value)),
         "counts": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
         "callbacks": lambda value: isinstance(value, list),
     }

@@ -373,6 +373,7 @@ def put(where, key, value):
         (put("position", "end", True), "the position in its header is damaged: end"),
         (put("position", "best", 1), "the position in its header is damaged: best"),
         (put("position", "best_val_acc", "0.5"), "the position in its header is damaged: best_val_acc"),
+        (put("position", "best_val_acc", 10**400), "the position in its header is damaged: best_val_acc"),
         (put("position", "counts", {"updates": 1.5}), "the position in its header is damaged: counts"),
         (put("position", "counts", {}), "the position in its header is damaged: counts"),
         (put("position", "callbacks", []), "the position in its header is damaged: callbacks"),
