@@ -118,7 +118,8 @@ class Solver:
                 raise TypeError(f"callbacks must be functions that take the Solver, got {type(callback).__name__}")
         settings = data, self.update_rule, self.optim_config
         more: dict[str, Any] = {"reg": self.reg, "clip": self.clip}
-        more |= {"average": self.average} if self.average else {}
+        if self.average:  # a model's own trainee may know no other than the two
+            more["average"] = self.average
         offered = getattr(model, "trainee", None)  # a model may know itself how it is trained best
         self.trainee: Any = offered(*settings, **more) if callable(offered) else None
         if self.trainee is None:

@@ -28,6 +28,7 @@ from nbnn.model import Model
 PARTS = (("X_train", "y_train"), ("X_val", "y_val"))
 Pause = Callable[[], None]  # called between pieces of long work: progress, and a chance to stop
 ArrayDict = dict[str, np.ndarray]
+Given = dict[str, Any]
 FIGURES = ("weights/bn_params.", "best/bn_params.")  # in a checkpoint
 
 
@@ -38,15 +39,7 @@ class CompiledTrainee:
     figures: tuple[str, ...] = ()  # how names in copy() begin that are not there before the first step
 
     def __init__(
-        self,
-        model: Model,
-        data: dict[str, Any],
-        rule: str,
-        config: dict[str, Any],
-        *,
-        reg: float,
-        clip: float,
-        average: float = 0.0,
+        self, model: Model, data: Given, rule: str, config: Given, *, reg: float, clip: float, average: float = 0.0
     ) -> None:
         loss = model._needed_loss()
         self.model, self.reg, self.clip = model, reg, clip
@@ -150,15 +143,7 @@ class PlainTrainee:
     figures = FIGURES
 
     def __init__(
-        self,
-        model: Any,
-        data: dict[str, Any],
-        rule: str,
-        config: dict[str, Any],
-        *,
-        reg: float,
-        clip: float,
-        average: float = 0.0,
+        self, model: Any, data: Given, rule: str, config: Given, *, reg: float, clip: float, average: float = 0.0
     ) -> None:
         if not hasattr(model, "params") or not callable(getattr(model, "loss", None)):
             raise TypeError(
@@ -280,7 +265,10 @@ class PlainTrainee:
         return {"model": type(self.model).__name__}
 
     def save(self, path: pathlib.Path) -> None:
-        save_arrays(path, {**self.model.params, **figures_of(self.model)})
+        from safetensors.numpy import save
+
+        arrays = {**self.model.params, **figures_of(self.model)}
+        files.write(path, save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
 
 
 def figures_of(model: Any) -> ArrayDict:
@@ -324,10 +312,3 @@ def exchanged(params: MutableMapping[str, Any], others: Mapping[str, Any]) -> It
         yield
     finally:
         params.update(own)
-
-
-def save_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    from safetensors.numpy import save
-
-    dense = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    files.write(path, save(dense))

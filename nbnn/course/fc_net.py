@@ -35,10 +35,8 @@ class TwoLayerNet(Net):
         hidden_dims: int | None = None,
     ) -> None:
         input_dim = inputs.positive(input_dim, "input_dim")
-        if hidden_dims is None:
-            hidden_dim = inputs.positive(hidden_dim, "hidden_dim")
-        else:
-            hidden_dim = inputs.positive(hidden_dims, "hidden_dims")
+        units = {"hidden_dim": hidden_dim} if hidden_dims is None else {"hidden_dims": hidden_dims}
+        (hidden_dim,) = (inputs.positive(value, name) for name, value in units.items())
         num_classes = inputs.positive(num_classes, "num_classes")
         super().__init__((input_dim,), reg, np.float64)
         self._units = hidden_dim, num_classes
