@@ -222,14 +222,17 @@ class Keeper:
         for name, value in checkpoint.arrays.items():
             kind, _, rest = name.partition("/")
             parts[kind][rest] = value
-        memory, counts, given = solver.trainee.memory(), position["counts"], parts["rule"]
+        memory, counts = solver.trainee.memory(), position["counts"]
+        given = {n: a for n, a in parts["rule"].items() if n in memory and a.shape == memory[n].shape}
+        averaged = {name for name in memory if name.startswith(AVERAGED)}
         settings = checkpoint.about.get("settings")
-        fits = {name: name in given and given[name].shape == value.shape for name, value in memory.items()}
-        rule = {name: fit for name, fit in fits.items() if not name.startswith(AVERAGED)}
-        same = isinstance(settings, dict) and settings.get("update_rule") == solver.update_rule and all(rule.values())
-        anew = [*([] if same else ["updates"]), *([] if all(fits.values()) else ["averaged"])]  # if it was forced
-        memory = {name: given[name] if fits[name] and (same or name not in rule) else memory[name] for name in memory}
-        counts = {name: 0 if name.startswith(tuple(anew)) else count for name, count in counts.items()}
+        same = isinstance(settings, dict) and settings.get("update_rule") == solver.update_rule
+        if not (same and memory.keys() - averaged <= given.keys()):  # forced: the rule begins anew
+            given = {name: value for name, value in given.items() if name in averaged}
+            counts = {name: 0 if name.startswith("updates") else count for name, count in counts.items()}
+        if not averaged <= given.keys():  # and so does the average
+            counts = {name: 0 if name.startswith("averaged") else count for name, count in counts.items()}
+        memory |= given
         solver.trainee.go_on(parts["weights"], memory, counts)
         solver.loss_history, solver.train_acc_history, solver.val_acc_history = (
             parts["history"][name].tolist() for name in ("loss", "train", "val")
