@@ -17,7 +17,7 @@ from bench.contest import PAUSE, Options, PeerError, child
 from bench.nets import graph_of
 from bench.report import Table, agreed, verdict
 from bench.timing import in_turn
-from nbnn import buffers, codegen, launches, lower, memory, ops, winograd
+from nbnn import buffers, codegen, halves, launches, lower, memory, ops, winograd
 from nbnn.launches import alone
 from nbnn.pace import Pace
 
@@ -73,6 +73,10 @@ DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "Winograd: points off multiples of 1 KiB": (_points_in_step, ("vgg",)),
     "Winograd: 48 and 64 tiles held, not 8 and 8": (_tiles(8, 8), ("vgg",)),
     "Winograd: 48 and 64 tiles held, not 96 and 128": (_tiles(96, 128), ("vgg",)),
+    "convolution by halves": (
+        lambda: mock.patch.object(halves.HalvedConv, "of", lambda *a: None),
+        ("course7x7", "lenet"),
+    ),
     "x held in blocks of 128 x 96, not 1024 x 48": (
         lambda: mock.patch.object(ops, "HELD", (1024, 48)),
         ("course3x3", "mlp"),

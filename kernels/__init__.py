@@ -40,6 +40,7 @@ _FILES = (
     "conv",
     "dropout",
     "gather",
+    "halves",
     "loss",
     "norm",
     "pool",

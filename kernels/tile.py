@@ -203,6 +203,22 @@ def store_tile(typing, c, rows, tile):
 
 
 @intrinsic
+def add_tile(typing, tile, c, rows):
+    """The tile plus that at c."""
+
+    def emit(context, builder, sig, args):
+        value, c, rows = args
+        for i, j, cell in _cells(tile):
+            place = builder.add(builder.extract_value(rows, i), _INT64(j * tile.lanes))
+            other = builder.load(at(builder, c, place, tile.vector), align=tile.dtype.bitwidth // 8)
+            total = builder.fadd(builder.extract_value(value, cell), other, flags=("contract", "nsz"))
+            value = builder.insert_value(value, total, cell)
+        return value
+
+    return tile(tile, c, Places()), emit
+
+
+@intrinsic
 def rank_one(typing, tile, a, rows, b):
     """tile[i, j] += a[rows[i]] * b[j]: the inner step of every multiply, vectors loads and ROWS * vectors
     multiply-adds."""

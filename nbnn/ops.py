@@ -199,9 +199,10 @@ class Conv(_Weighted):
         return "dense" if self.groups > 1 else "w"
 
     def chosen(self, *shapes: Shape) -> Op:
+        from nbnn.halves import HalvedConv
         from nbnn.winograd import WinogradConv
 
-        return WinogradConv.of(self, *shapes) or self
+        return WinogradConv.of(self, *shapes) or HalvedConv.of(self, *shapes) or self
 
 
 @dataclass(frozen=True)

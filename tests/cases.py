@@ -336,6 +336,60 @@ WINOGRAD = [
     *winograd("blocks of channels and tiles that hang over", 17, 5, (6, 8), n=2, blocks=2),
 ]
 
+# ---- convolution by halves
+
+
+def halves(
+    label: str,
+    channels: int,
+    filters: int,
+    out: tuple[int, int],
+    window: tuple[int, int],
+    *,
+    n: int = 2,
+    slots: int = 1,
+    rows: int = 2,
+) -> list[Case]:
+    """The pieces of the weights, forward, to the weights. `out` are the even sides of y; of the parts of dy a worker
+    holds `rows` rows."""
+    sides = [side + size - 1 for side, size in zip(out, window, strict=True)]
+    cells = math.prod((size + 1) // 2 for size in window) * channels
+
+    def pieces(make: Maker) -> tuple:
+        return make.grad(*window, channels, filters), make.grad_out(9, cells, filters)
+
+    def parts(make: Maker) -> np.ndarray:
+        return make.out(2, 9, sides[0] // 2, sides[1] // 2 * channels + 16)  # two workers
+
+    def forward(make: Maker) -> tuple:
+        w, halved = pieces(make)
+        reference.halve_weights(w, halved)
+        x, y = make.value(n, *sides, channels), make.out(n, *out, filters)
+        return x, halved, make.grad(filters), *window, y, parts(make), make.out(2, 4, 256)
+
+    def back(make: Maker) -> tuple:
+        dw, db = make.grad_out(slots, *window, channels, filters), make.grad_out(slots, filters)
+        room = parts(make), make.out(2, 9, rows * (out[1] // 2), filters), make.out(2, 9, cells, filters)
+        return make.value(n, *sides, channels), make.grad(n, *out, filters), dw, db, *room
+
+    return [
+        Case("halve_weights", label, pieces),
+        Case("conv_forward_halves", label, forward),
+        Case("conv_backward_weights_halves", label, back),
+    ]
+
+
+HALVES = [
+    *halves("colour pictures, an odd window", 3, 16, (8, 8), (7, 7), n=3),
+    *halves("an even window", 3, 16, (6, 8), (6, 4)),
+    *halves("a lying window, one row of which has no other half", 5, 10, (4, 6), (1, 5)),
+    *halves("two places, one channel, one filter, one example", 1, 1, (2, 2), (5, 5), n=1),
+    *halves("17 channels to 33 filters: a register and a bit of each", 17, 33, (4, 6), (3, 3)),
+    *halves("32 channels to 70 filters: three panels, the last one narrow", 32, 70, (4, 4), (5, 3)),
+    *halves("slots with unequal shares", 3, 10, (6, 4), (5, 5), n=7, slots=3),
+    *halves("fewer rows at the end", 3, 10, (10, 6), (5, 5), n=3, slots=2),
+]
+
 # ---- affine
 
 
@@ -1022,6 +1076,7 @@ MOVES = [
 CASES: list[Case] = [
     *CONV,
     *WINOGRAD,
+    *HALVES,
     *AFFINE,
     *(case for name in ACTIVATIONS for case in activation(name)),
     *POOL,

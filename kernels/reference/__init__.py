@@ -43,6 +43,7 @@ from nbnn.kernels.reference.conv import (
 )
 from nbnn.kernels.reference.dropout import dropout
 from nbnn.kernels.reference.gather import gather, gather_labels
+from nbnn.kernels.reference.halves import conv_backward_weights_halves, conv_forward_halves, halve_weights
 from nbnn.kernels.reference.loss import add_total, mse_loss, softmax_loss, svm_loss
 from nbnn.kernels.reference.norm import (
     affine_gradients,
@@ -91,8 +92,10 @@ __all__ = [
     "conv_backward_data",
     "conv_backward_data_narrow",
     "conv_backward_weights",
+    "conv_backward_weights_halves",
     "conv_backward_weights_winograd",
     "conv_forward",
+    "conv_forward_halves",
     "conv_forward_winograd",
     "copy",
     "copy_channels",
@@ -109,6 +112,7 @@ __all__ = [
     "global_avg_pool_forward",
     "group_gradients",
     "group_statistics",
+    "halve_weights",
     "leaky_relu_backward",
     "leaky_relu_forward",
     "lengths",

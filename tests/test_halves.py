@@ -1,0 +1,98 @@
+"""Convolution by halves beside the direct one: which take it, the same numbers, the same errors, the same training."""
+
+import numpy as np
+import pytest
+from test_winograd import both_ways, relative_rms
+
+import nbnn
+from nbnn import Affine, BatchNorm, Conv, Graph, MaxPool, ReLU, Scale
+from nbnn.eager import Eager
+from nbnn.halves import HalvedConv
+from nbnn.lower import lower
+from nbnn.op import Op
+
+CHOSEN = [
+    ("the course's first layer", Conv(32, 7, pad=3), (3, 32, 32), True),
+    ("5x5, more channels, no padding", Conv(16, 5), (6, 14, 14), True),
+    ("an oblong window", Conv(16, (6, 5)), (8, 15, 12), True),
+    ("3x3: Winograd's, or direct", Conv(32, 3, pad=1), (16, 8, 8), False),
+    ("few products in a sum", Conv(32, 5, pad=2), (3, 32, 32), False),
+    ("an odd side", Conv(32, 7, pad=3), (3, 32, 31), False),
+    ("a stride", Conv(32, 7, stride=2, pad=3), (3, 32, 32), False),
+    ("a dilation", Conv(32, 7, dilation=2, pad=6), (3, 32, 32), False),
+    ("groups", Conv(32, 7, pad=3, groups=4), (4, 32, 32), False),
+]
+
+
+@pytest.mark.parametrize(("conv", "shape", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in CHOSEN])
+def test_which_convolutions_go_this_way(conv, shape, wanted):
+    graph = Graph([conv], input=shape)
+    for options, answer in (({}, wanted), ({"algorithm": "direct"}, False)):
+        assert ("conv_forward_halves" in lower(graph, lanes=16, **options).source) == answer
+    assert "halves" not in lower(graph, lanes=1).source  # the reference is a plain sum
+
+
+# windows odd, even and oblong; to the input this way, and not: sides odd, padding as wide as the window, few channels
+@pytest.mark.parametrize(
+    ("channels", "filters", "sides", "window", "pad"),
+    [
+        (9, 16, (8, 12), 5, 2),
+        (17, 33, (10, 8), 7, 2),
+        (9, 20, (9, 11), 6, 1),
+        (9, 16, (6, 6), 5, 5),
+        (6, 7, (10, 8), (5, 7), 1),
+        (3, 70, (12, 12), 7, 3),
+    ],
+)
+def test_both_ways_agree(channels, filters, sides, window, pad):
+    # Scale stands before it so that the gradient of the input is asked for, bias=False takes the other bias
+    nodes = [Scale(), Conv(filters, window, pad=pad, bias=pad != 1), Affine(3)]
+    rng = np.random.default_rng(0)
+    models = both_ways(nodes, (channels, *sides), dtype="float64")
+    assert "conv_forward_halves" in models[0].source()
+    for count in (1, 5):
+        x, y = rng.standard_normal((count, channels, *sides)), rng.standard_normal((count, 3))
+        (loss, grads), (loss_direct, grads_direct) = [m.loss(x, y) for m in models]
+        assert loss == pytest.approx(loss_direct, rel=1e-12)
+        for name, wanted in grads_direct.items():
+            np.testing.assert_allclose(grads[name], wanted, rtol=0, atol=1e-12 * np.abs(wanted).max(), err_msg=name)
+        np.testing.assert_allclose(models[0].loss(x), models[1].loss(x), rtol=0, atol=1e-12 * np.abs(loss).max())
+
+
+def run_of(op: Op, shape: tuple, dtype: str, direct: bool, monkeypatch) -> Eager:
+    with monkeypatch.context() as patch:
+        if direct:
+            patch.setattr(HalvedConv, "of", lambda *given: None)
+        return Eager(op, shape, dtype)
+
+
+# nothing is multiplied but by 1 and -1: measured here, errors are at most 1.5 times those of the direct way
+@pytest.mark.parametrize("shape", [(3, 32, 32), (16, 16, 16), (64, 8, 8)], ids=str)
+def test_errors_in_float32_are_those_of_the_direct_way(shape, monkeypatch):
+    op, rng = Conv(32, 7 if shape[0] == 3 else 5, pad=3 if shape[0] == 3 else 2), np.random.default_rng(1)
+    x, b = rng.standard_normal((8, *shape)).astype(np.float32), np.zeros(32, np.float32)
+    w = rng.standard_normal(op.params(shape)["w"].shape).astype(np.float32)
+    dy = rng.standard_normal((8, *op.shape(shape))).astype(np.float32)
+    asked = (("float32", False), ("float32", True), ("float64", True))
+    runs = [run_of(op, shape, dtype, direct, monkeypatch) for dtype, direct in asked]
+    found = [{"y": run.forward(x, w=w, b=b), **run.backward(x, dy, w=w, b=b)} for run in runs]
+    for name, wanted in found[2].items():
+        error, direct = (relative_rms(f[name], wanted) for f in found[:2])
+        assert 1e-8 < error < min(2 * direct, 2e-6), (name, error, direct)
+
+
+def test_training_follows_the_direct_way():
+    nodes = [Conv(16, 7, pad=3), BatchNorm(), ReLU(), MaxPool(2), Conv(16, 5, pad=2), ReLU(), MaxPool(2), Affine(10)]
+    graph = Graph(nodes, input=(3, 16, 16), loss="softmax")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((256, 3, 16, 16)).astype(np.float32), rng.integers(0, 10, 256)
+    indices = rng.integers(0, 256, (30, 32))
+    # not Adam: it makes a whole step of a gradient that is rounding alone, whichever way that is rounded
+    how = {"update_rule": "sgd_momentum", "optim_config": {"learning_rate": 5e-4, "momentum": 0.9}}
+    halves, direct = (
+        nbnn.compile(graph, algorithm=a).train_steps(x, y, indices=indices, **how) for a in ("auto", "direct")
+    )
+    assert direct[-1] < 0.8 * direct[0]
+    np.testing.assert_allclose(halves[:10], direct[:10], rtol=1e-5)
+    np.testing.assert_allclose(halves, direct, rtol=1e-3)
+    assert not np.array_equal(halves, direct)  # else the test would compare a thing with itself
