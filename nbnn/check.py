@@ -26,6 +26,7 @@ LONG_STEPS = (1e-4, 1e-3)  # of differences that see a thousand times more of sm
 # computes of it is rounding, times what norms of channels without spread make of that. So is what is below the rounding
 # of float64, beside the gradients of the scores that add up to it.
 VANISHED = 1e-10
+MOVES = 3  # of the parameters by their last digits, to see what is rounding
 
 
 class VerifyError(AssertionError):
@@ -138,7 +139,8 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
         rounded_grads = rounded.loss(x, y)[1]
         # in units of the last place; norms of channels without spread multiply by 1 / sqrt(1e-5)
         spread = 1024 if any(isinstance(node, (BatchNorm, GroupNorm)) for node in graph.nodes) else 32
-        noise, own_noise = _noise(exact, x, y, exact_grads, rng), _noise(model, x, y, grads, rng)
+        loss_noise, noise = _noise(exact, x, y, exact_loss, exact_grads, rng)
+        _, own_noise = _noise(model, x, y, loss, grads, rng)
         coarser = np.finfo(model.dtype).eps / np.finfo(np.float64).eps
         for name, wanted in exact_grads.items():
             size, noisy = np.abs(wanted).max(initial=0.0), 32 * noise[name]
@@ -160,7 +162,8 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
             # A loss is rounded as well: gradients that all but cancel, as of a batchnorm before a batchnorm, are too
             # small for differences to see more of them than a few digits.
             usual = float(np.linalg.norm(wanted)) / wanted.size**0.5
-            seen = 64 * np.finfo(np.float64).eps * max(1.0, abs(exact_loss)) / (max(LONG_STEPS) * usual)
+            rounded_loss = max(64 * np.finfo(np.float64).eps * max(1.0, abs(exact_loss)), 32 * loss_noise)
+            seen = rounded_loss / (max(LONG_STEPS) * usual)
             rows.append(Row(f"gradient of {name}", "differences", error, max(GRADIENT_TOLERANCE, seen, noisy / size)))
     report = Report(tuple(rows))
     if not report.passed:
@@ -168,17 +171,24 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
     return report
 
 
-def _noise(model: Model, x: Any, y: Any, here: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, float]:
-    """How much of each gradient is rounding: how far it moves from `here` when parameters move by their last digits.
-    Norms of norms of channels without spread multiply rounding by 316 each time, until nothing else is left."""
+def _noise(
+    model: Model, x: Any, y: Any, loss: float, here: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> tuple[float, dict[str, float]]:
+    """How much of the loss and of each gradient is rounding: how far they move when parameters move by their last
+    digits, a few times. Norms of norms of channels without spread multiply rounding by 316 each time, until nothing
+    else is left."""
     before, state, grads = model.params.copies(), model.state.copies(), model.grads.copies()
+    moved = []
     try:
-        for value in model.params.values():
-            value *= (1 + 4 * np.finfo(model.dtype).eps * rng.standard_normal(value.shape)).astype(model.dtype)
-        moved = model.loss(x, y)[1]
+        for _ in range(MOVES):
+            for name, value in model.params.items():
+                last = 4 * np.finfo(model.dtype).eps * rng.standard_normal(value.shape)
+                value[...] = before[name] * (1 + last).astype(model.dtype)
+            moved.append(model.loss(x, y))
     finally:
         model.params, model.state, model.grads = before, state, grads  # type: ignore[assignment]
-    return {name: float(np.abs(moved[name] - here[name]).max(initial=0.0)) for name in here}
+    far = {name: max(float(np.abs(g[name] - g0).max(initial=0.0)) for _, g in moved) for name, g0 in here.items()}
+    return max(abs(value - loss) for value, _ in moved), far
 
 
 def reference_of(model: Model, dtype: str) -> Model:
