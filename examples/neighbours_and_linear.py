@@ -57,7 +57,7 @@ print(f"k = {k}: validation accuracy {accuracy:.3f}")
 
 # %%
 X_train, X_val = add_bias(*subtract_mean(rows["X_train"], rows["X_val"]))
-iterations, folds = (100, 2) if run.small else (1500, 5)
+iterations, folds = (20, 2) if run.small else (1500, 5)
 
 
 def chosen(kind, X_train, rates, penalties):

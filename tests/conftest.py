@@ -1,11 +1,17 @@
 """`pytest --rewrite-golden` writes the golden texts anew; look at their diff before you keep them."""
 
+import os
 import pathlib
 import signal
 import time
 
 import pytest
 import soak
+
+if "PYTEST_XDIST_WORKER" in os.environ and not soak.SOAKING:
+    # Several workers share the cores: idle threads of one would keep those of the others from working.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 BEGUN = time.monotonic()
 FOLDER = pathlib.Path(__file__).parent / "golden"

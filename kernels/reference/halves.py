@@ -31,5 +31,5 @@ def conv_forward_halves(x, pieces, b, size_u, size_v, y, parts, kept):
     conv_forward(x, w, b, 1, 1, y)
 
 
-def conv_backward_weights_halves(x, dy, dw, db, parts, parts_dy, sums):
+def conv_backward_weights_halves(x, dy, dw, db, parts, q, sums):
     conv_backward_weights(x, dy, 1, 1, dw, db)
