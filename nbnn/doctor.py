@@ -78,10 +78,10 @@ NETS = {
     ),
     "windows": Graph(
         [
-            *(Conv(12, 5, bias=False), MaxPool(3, stride=2), BatchNorm(), ReLU(), Conv(6, 5, pad=2), Conv(7, 2)),
-            *(Sigmoid(), Flatten(), Affine(4)),
+            *(Conv(5, 5, bias=False), MaxPool(3, stride=2), BatchNorm(), ReLU(), Conv(7, 2), Sigmoid()),
+            *(Flatten(), Affine(4)),
         ],
-        input=(6, 14, 14),
+        input=(6, 16, 16),
         loss="svm",
     ),
     "averages": Graph([Conv(4, 1), GlobalAvgPool(), Affine(3)], input=(2, 5, 4), loss="softmax"),

@@ -365,7 +365,7 @@ def halves(
         w, halved = pieces(make)
         reference.halve_weights(w, halved)
         x, y = make.value(n, *sides, channels), make.out(n, *out, filters)
-        return x, halved, make.grad(filters), *window, y, parts(make), make.out(2, 4, 256)
+        return x, halved, make.grad(filters), *window, y, make.out(2, 4, 256), parts(make)
 
     def back(make: Maker) -> tuple:
         dw, db = make.grad_out(slots, *window, channels, filters), make.grad_out(slots, filters)
@@ -382,7 +382,7 @@ def halves(
 HALVES = [
     *halves("colour pictures, an odd window", 3, 16, (8, 8), (7, 7), n=3),
     *halves("an even window", 3, 16, (6, 8), (6, 4)),
-    *halves("a lying window, one row of which has no other half", 5, 10, (4, 6), (1, 5)),
+    *halves("a lying window", 5, 10, (4, 6), (2, 5)),
     *halves("two places, one channel, one filter, one example", 1, 1, (2, 2), (5, 5), n=1),
     *halves("17 channels to 33 filters: a register and a bit of each", 17, 33, (4, 6), (3, 3)),
     *halves("32 channels to 70 filters: three panels, the last one narrow", 32, 70, (4, 4), (5, 3)),

@@ -65,8 +65,8 @@ def convs(draw: Any, shape: Shape) -> Conv:
     if draw(st.booleans()) and min(sides) > 3:  # Winograd's way, where there are channels enough
         return Conv(draw(whole(16, 20)), 3, pad=draw(whole(0, 2)), bias=draw(st.booleans()))
     if draw(st.booleans()) and min(sides) > 5:  # by halves, where there are enough and the sides are even
-        size = draw(whole(5, 6))
-        return Conv(draw(whole(1, 20)), size, pad=draw(whole(0, size)), bias=draw(st.booleans()))
+        window = (draw(st.sampled_from([5, 5, 6])), draw(st.sampled_from([5, 5, 6])))
+        return Conv(draw(whole(1, 20)), window, pad=draw(whole(0, 6)), bias=draw(st.booleans()))
     pad, dilation, groups = draw(whole(0, 3)), draw(whole(1, 3)), draw(divisors(channels))
     window = tuple(draw(whole(1, min(5, (side + 2 * pad - 1) // dilation + 1))) for side in sides)
     return Conv(

@@ -11,7 +11,7 @@ OPS = {
     "a first convolution": (Conv(5, 3, stride=2, pad=1), (3, 9, 8)),
     "a convolution": (Conv(20, 5, pad=1), (9, 9, 8)),
     "Winograd's": (Conv(20, 3, pad=1), (17, 12, 9)),
-    "by halves": (Conv(20, 5, pad=1), (9, 10, 8)),
+    "by halves": (Conv(20, 5, pad=1), (9, 14, 14)),
     "by halves, but not to the input": (Conv(20, 7, pad=3), (3, 8, 8)),
     "dilated, oblong, in groups": (Conv(8, (3, 2), dilation=2, groups=2, pad=2), (4, 9, 8)),
     "affine on pictures": (Affine(7), (3, 4, 5)),

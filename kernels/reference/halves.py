@@ -22,8 +22,8 @@ def halve_weights(w, pieces):
             pieces[3 * i + j, : len(part)] = part
 
 
-def conv_forward_halves(x, pieces, b, size_u, size_v, y, parts, kept):
-    """parts and kept are room for the kernel."""
+def conv_forward_halves(x, pieces, b, size_u, size_v, y, kept, parts):
+    """kept and parts are room for the kernel."""
     w = np.empty((size_u, size_v, x.shape[3], y.shape[3]), x.dtype)
     for i, j in np.ndindex(2, 2):
         quarter = w[i::2, j::2]
