@@ -238,6 +238,8 @@ def holder(folder, waits="time.sleep(0.01)", seconds=600):
     child = start(code, folder)
     try:
         assert child.stdout.readline() == "in the middle\n"
+        while not any(path.stat().st_size for path in folder.glob("*/locks/copy.float32.holder")):
+            time.sleep(0.01)  # until it has given its first sign of life
         yield child
     finally:
         end(child)
