@@ -15,9 +15,7 @@ FORWARD = "conv_forward_halves"
 LEAST_WINDOW = 5  # 3x3 windows have sums that are too short: 0.9 of the direct way's speed with 3 channels
 LEAST_SUM = 128  # cells times channels of the window: 1.1 times as fast with 75, 1.3 and 1.4 with 147
 LEAST_SAVING = 1.3  # products over ours, with whole tiles: 1.0 times as fast with 1.27, 1.2 with 1.56
-MOST_SUM = (
-    4096  # cells times channels of all parts: 1.2 and 1.6 times as fast with 64 channels of 5x5, 0.8 and 1.4 with 256
-)
+MOST_SUM = 4096  # cells of all parts times channels: 1.2 and 1.6 times as fast with 64 of 5x5, 0.8 and 1.4 with 256
 MOST_ROOM = 1 << 20  # numbers of the parts of a picture, and of a window
 TILE_ROWS = 8  # of the multiply, on the processors that have more of them
 NEAR = 3 << 15  # numbers of the parts of dy that a worker holds: 384 KiB in float32, of a second-level cache of 512
