@@ -226,7 +226,7 @@ def _weights_columns(xn, x, dyn, stride, dilation, dy, group, rows, dws, dw, f, 
 
 
 @inlined
-def _add_places(dyn, dy, group, rows, dbs, fresh):
+def add_places(dyn, dy, group, rows, dbs, fresh):
     """dbs[f] (+)= sum of dy[n, i, j, f] over `group` examples and `rows` rows, in the order of memory."""
     pixel, even, zero = step(dy, 2), dy.shape[2] // 2 * 2, fill(dy, 0.0)
     for n in range(group):
@@ -279,7 +279,7 @@ def conv_backward_weights(
                 rows, fresh = min(band, dy.shape[1] - i), n == begin and i == 0
                 xn = pointer(x) + (n * step(x, 0) + i * stride * step(x, 1))
                 dyn = pointer(dy) + (n * step(dy, 0) + i * step(dy, 1))
-                _add_places(dyn, dy, group, rows, dbs, fresh)
+                add_places(dyn, dy, group, rows, dbs, fresh)
                 for f in range(0, filters, 2 * width):
                     if filters - f > width:
                         _weights_columns(xn, x, dyn, stride, dilation, dy, group, rows, dws, dw, f, fresh, 2)

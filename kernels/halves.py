@@ -22,7 +22,8 @@ for the parts of one picture of x, which are dense, so that a row of a window is
 dy, and for sums.
 """
 
-from nbnn.kernels.conv import clear_spare
+from nbnn.kernels.constants import PARTS
+from nbnn.kernels.conv import add_places, clear_spare
 from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space3, Space4, inlined, kernel, own, step
 from nbnn.kernels.simd import fill, lanes, load, pointer, store
 from nbnn.kernels.tile import ROWS, add_tile, in_line, load_tile, multiply, places, store_tile, zero_tile
@@ -220,13 +221,10 @@ def conv_backward_weights_halves(
             _halve_picture(x, n, parts, worker)
             for i in range(0, dy.shape[1] // 2, band):
                 rows, fresh = min(band, dy.shape[1] // 2 - i), n == begin and i == 0
-                _halve_gradient(pointer(dy) + (n * step(dy, 0) + 2 * i * step(dy, 1)), dy, rows, q, worker)
-                for f in range(0, filters, lane):
-                    total = fill(dy, 0.0) if fresh else load(dbs, f)
-                    for t in range(rows * width):
-                        total = total + load(own(q, worker), t * step(q, 2) + f)
-                    store(dbs, f, total)
-                for p in range(9):
+                dyn = pointer(dy) + (n * step(dy, 0) + 2 * i * step(dy, 1))
+                add_places(dyn, dy, 1, 2 * rows, dbs, fresh)
+                _halve_gradient(dyn, dy, rows, q, worker)
+                for p in range(PARTS):
                     cells_u, run = _part_of(size_u, p // 3), _part_of(size_v, p % 3) * channels
                     xp = own(parts, worker) + (p * step(parts, 1) + i * step(parts, 2))
                     for f in range(0, filters, 2 * lane):

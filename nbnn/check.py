@@ -26,7 +26,7 @@ LONG_STEPS = (1e-4, 1e-3)  # of differences that see a thousand times more of sm
 # computes of it is rounding, times what norms of channels without spread make of that. So is what is below the rounding
 # of float64, beside the gradients of the scores that add up to it.
 VANISHED = 1e-10
-MOVES = 3  # of the parameters by their last digits, to see what is rounding
+MOVES = 3  # of the parameters by their last digits, to see what of a loss is rounding
 
 
 class VerifyError(AssertionError):
@@ -139,8 +139,9 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
         rounded_grads = rounded.loss(x, y)[1]
         # in units of the last place; norms of channels without spread multiply by 1 / sqrt(1e-5)
         spread = 1024 if any(isinstance(node, (BatchNorm, GroupNorm)) for node in graph.nodes) else 32
-        loss_noise, noise = _noise(exact, x, y, exact_loss, exact_grads, rng)
-        _, own_noise = _noise(model, x, y, loss, grads, rng)
+        moved = [_moved(exact, x, y, rng) for _ in range(MOVES)]
+        loss_noise = max(abs(value - exact_loss) for value, _ in moved)
+        noise, own_noise = _noise(moved[0][1], exact_grads), _noise(_moved(model, x, y, rng)[1], grads)
         coarser = np.finfo(model.dtype).eps / np.finfo(np.float64).eps
         for name, wanted in exact_grads.items():
             size, noisy = np.abs(wanted).max(initial=0.0), 32 * noise[name]
@@ -171,24 +172,21 @@ def verify(model: Model, *, batch: int = 4, seed: int = 0) -> Report:
     return report
 
 
-def _noise(
-    model: Model, x: Any, y: Any, loss: float, here: Mapping[str, np.ndarray], rng: np.random.Generator
-) -> tuple[float, dict[str, float]]:
-    """How much of the loss and of each gradient is rounding: how far they move when parameters move by their last
-    digits, a few times. Norms of norms of channels without spread multiply rounding by 316 each time, until nothing
-    else is left."""
+def _moved(model: Model, x: Any, y: Any, rng: np.random.Generator) -> tuple[float, dict[str, np.ndarray]]:
+    """Loss and gradients with parameters that have moved by their last digits; the model is left as it was."""
     before, state, grads = model.params.copies(), model.state.copies(), model.grads.copies()
-    moved = []
     try:
-        for _ in range(MOVES):
-            for name, value in model.params.items():
-                last = 4 * np.finfo(model.dtype).eps * rng.standard_normal(value.shape)
-                value[...] = before[name] * (1 + last).astype(model.dtype)
-            moved.append(model.loss(x, y))
+        for value in model.params.values():
+            value *= (1 + 4 * np.finfo(model.dtype).eps * rng.standard_normal(value.shape)).astype(model.dtype)
+        return model.loss(x, y)
     finally:
         model.params, model.state, model.grads = before, state, grads  # type: ignore[assignment]
-    far = {name: max(float(np.abs(g[name] - g0).max(initial=0.0)) for _, g in moved) for name, g0 in here.items()}
-    return max(abs(value - loss) for value, _ in moved), far
+
+
+def _noise(moved: Mapping[str, np.ndarray], here: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How much of each gradient is rounding: how far it moves when parameters move by their last digits. Norms of norms
+    of channels without spread multiply rounding by 316 each time, until nothing else is left."""
+    return {name: float(np.abs(moved[name] - here[name]).max(initial=0.0)) for name in here}
 
 
 def reference_of(model: Model, dtype: str) -> Model:

@@ -61,20 +61,23 @@ class HalvedConv(Conv):
         """The products that are left of them."""
         return math.prod(self.shape(*shapes)) // 4 * self._all_cells * shapes[0][0]
 
+    def _framed(self, sides: Shape) -> list[int]:
+        """The sides of dy in the frame that the way back to the input reads."""
+        return [side + size - 1 for side, size in zip(sides, self.window, strict=True)]
+
     def _data_by_halves(self, *shapes: Shape) -> bool:
         """Whether the way back to the input is by halves, too: it is the same from dy in a frame, with the window
         flipped."""
-        channels, *sides = shapes[0]
+        channels, sides = shapes[0][0], shapes[0][1:]
         square = self.window[0] == self.window[1]
-        framed = [side + size - 1 for side, size in zip(sides, self.window, strict=True)]
         fits = square and self.pad < self.window[0] and channels > NARROW
-        return fits and self._pays(self.filters, channels, framed, tuple(sides))
+        return fits and self._pays(self.filters, channels, self._framed(sides), sides)
 
     def scratch(self, *shapes: Shape) -> dict[str, Array]:
-        channels, *sides = shapes[0]
+        channels, sides = shapes[0][0], shapes[0][1:]
         filters, (_, height, width) = self.filters, self.shape(*shapes)
         cells = math.prod((size + 1) // 2 for size in self.window)
-        rows = max(1, min(height // 2, NEAR // (PARTS * width // 2 * filters)))
+        rows = max(1, min(height // 2, NEAR // (PARTS * (width // 2) * filters)))
 
         def parts(columns: int, tall: int, wide: int) -> Array:
             """Of a picture of so many channels; behind the last channel a whole register is written."""
@@ -87,7 +90,7 @@ class HalvedConv(Conv):
             "no_bias": Array((channels,)),
             "kept": Array(("workers", 4, 256)),  # four tiles
             "halves_x": parts(channels, *(side + 2 * self.pad for side in sides)),
-            "halves_framed": parts(filters, *(s + size - 1 for s, size in zip(sides, self.window, strict=True))),
+            "halves_framed": parts(filters, *self._framed(sides)),
             "halves_dy": Array(("workers", PARTS, rows * (width // 2), filters), apart=True),
             "sums": Array(("workers", PARTS, cells * channels, filters)),
         }

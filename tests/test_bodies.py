@@ -13,18 +13,16 @@ from soak import times
 
 from nbnn import Affine, Graph, Tanh, cache, compiling
 
-NET = """
+GRAPH = Graph([Affine(4), Tanh(), Affine(3)], input=(8,), loss="softmax")
+MISSING = ("affine_backward_weights", "affine_forward", "gather", "gather_labels", "square_sums", "update")
+NET = f"""
     import numpy as np, nbnn, os, sys
     from nbnn.kernels import bodies, jit
     from nbnn import *
-    graph = Graph([Affine(4), Tanh(), Affine(3)], input=(8,), loss="softmax")
+    graph = {GRAPH!r}
     r = np.random.default_rng(0)
     x, y = r.standard_normal((6, 8)).astype("float32"), r.integers(0, 3, 6)
 """
-
-
-GRAPH = Graph([Affine(4), Tanh(), Affine(3)], input=(8,), loss="softmax")
-MISSING = ("affine_backward_weights", "affine_forward", "gather", "gather_labels", "square_sums", "update")
 
 
 def run(code, folder, **environment):

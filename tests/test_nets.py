@@ -166,18 +166,18 @@ def test_sums_of_which_there_are_fewer_than_sixteen(size):
 
 def test_bits_do_not_depend_on_threads_when_every_launch_is_shared(tmp_path):
     """The same in a child process that launches even the smallest work over threads, for 1, 2 and 3 of them."""
-    code = """
+    names = times(["residual", "winograd"], list(NETS))
+    code = f"""
         from nbnn import step
         from nbnn.kernels import launch
         launch.SERIAL_BELOW = 0
         step.cores = lambda: 3  # more threads than cores change no bit either
-        from soak import times
-        from test_nets import NETS, train
-        for name in times(["residual", "winograd"], list(NETS)):
+        from test_nets import train
+        for name in {names}:
             assert train(name, 1) == train(name, 2) == train(name, 3), name
         print("equal")
     """
-    for name in times(["residual", "winograd"], []):
+    for name in names:
         kept.give(tmp_path, NETS[name].graph)
     found = run(code, NUMBA_NUM_THREADS="3", NBNN_CACHE_DIR=str(tmp_path))  # what is changed is not kept for others
     assert found.stdout.strip() == "equal", found.stderr
