@@ -13,12 +13,12 @@ from unittest import mock
 import numpy as np
 
 import nbnn
-from bench.contest import PAUSE, Options, PeerError, child
+from bench.contest import Options, PeerError, child
 from bench.nets import graph_of
 from bench.report import Table, agreed, verdict
-from bench.timing import in_turn
 from nbnn import buffers, codegen, halves, launches, lower, memory, ops, winograd
 from nbnn.launches import alone
+from nbnn.op import Call, call
 from nbnn.pace import Pace
 
 Change = Callable[[], contextlib.AbstractContextManager]
@@ -64,7 +64,12 @@ def _loss_alone() -> Iterator[None]:
 
 
 def _no_lengths(launch: launches.Launch) -> launches.Launch:
-    return replace(launch, parts=tuple(p for p in launch.parts if isinstance(p, int) or p[1].kernel != "lengths"))
+    parts = [p for p in launch.parts if isinstance(p, int) or p[1].kernel != "lengths"]
+    return replace(launch, parts=tuple(p if isinstance(p, int) else (p[0], _plain(p[1])) for p in parts))
+
+
+def _plain(c: Call) -> Call:
+    return call("gather", *c.operands[:-1]) if c.kernel == "gather_lengths" else c
 
 
 # What is done without the decision, and on which nets it shows.
@@ -98,6 +103,10 @@ DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("vgg", "lenet", "mlp"),
     ),
     "gradients that are not finite are noticed": (_loss_alone, ("vgg", "course7x7", "lenet", "fcnet", "mlp")),
+    "calls that do not need each other side by side": (
+        lambda: mock.patch.object(launches.Planner, "beside", lambda self: self.found),
+        ("vgg", "lenet", "fcnet", "mlp"),
+    ),
     "512 KiB of examples at a time, not all": (
         lambda: mock.patch.object(launches, "IN_CACHE", 1 << 40),
         ("vgg", "lenet"),
@@ -107,7 +116,7 @@ DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("vgg", "lenet"),
     ),
 }
-ROUNDS, SAMPLE, PIECES = 9, 0.3, 12
+ROUNDS, SAMPLE, PIECES = 9, 0.5, 20
 COLUMNS = {"decision": 46, "net": 9, "with": 6, "without": 7, "gain": 5, "residual": 8, "verdict": 5}
 
 
@@ -118,8 +127,7 @@ def decisions(options: Options) -> Table:
             with child("bench.decisions:Both", options) as both:
                 try:
                     losses = both.ask("start", decision=name, net=net)
-                    asked = {k: (lambda k=k: both.ask("sample", which=k)) for k in ("with", "without")}
-                    taken = in_turn(asked, 3 if options.quick else ROUNDS, PAUSE)
+                    taken = [both.ask("sample") for _ in range(3 if options.quick else ROUNDS)]
                 except PeerError as problem:
                     table.note(f"{name}, {net}: {problem}")
                     table.add(decision=name, net=net, verdict=verdict(False))
@@ -127,8 +135,8 @@ def decisions(options: Options) -> Table:
             residual, right = agreed(losses["without"], losses["with"])
             row: dict[str, Any] = {"decision": name, "net": net, "residual": residual}
             if right:
-                ms = {k: statistics.median(v) * 1e3 for k, v in taken.items()}
-                row |= {**ms, "gain": ms["without"] / ms["with"]}
+                row |= {k: statistics.median(pair[k] for pair in taken) * 1e3 for k in ("with", "without")}
+                row["gain"] = statistics.median(pair["without"] / pair["with"] for pair in taken)
             table.add(**row, verdict=verdict(right))
     return table
 
@@ -156,7 +164,6 @@ class Both:
             raise RuntimeError(f"{net} is the same without it")
         lowered = [m.lowered for m in models.values()]
         self.same_places = lowered[0].buffers == lowered[1].buffers and lowered[0].sizes == lowered[1].sizes
-        self.step_without = models["without"]._step
         config = {"learning_rate": 2e-5}
         losses = {
             k: m.train_steps(self.x, self.y, indices=self.rows, optim_config=config).tolist() for k, m in models.items()
@@ -165,15 +172,21 @@ class Both:
         self.steps = max(1, round(SAMPLE / PIECES / self._seconds(models["with"], 1)))
         return losses
 
-    def sample(self, which: str) -> float:
-        """Seconds of a step, at its lower quartile, of a model made anew: where its memory lies moves a step by
-        several percent. So both ways take the same memory where all arrays lie at the same places in it."""
-        if which == "without" and self.same_places:
-            self.model._step = self.step_without
-        else:
-            self.model = self._model(which)
-        self._seconds(self.model, 1)
-        return sorted(self._seconds(self.model, self.steps) for _ in range(PIECES))[PIECES // 4]
+    def sample(self) -> dict[str, float]:
+        """Seconds of a step both ways, piece by piece in turn, at their lower quartiles. The models are made anew,
+        since where their memory lies moves a step by several percent; so both ways take the same memory where all
+        arrays lie at the same places in it."""
+        ways = {which: self._model(which) for which in ("with", "without")}
+        steps = {which: model._step for which, model in ways.items()}
+        if self.same_places:
+            ways["without"] = ways["with"]
+        taken: dict[str, list[float]] = {"with": [], "without": []}
+        for k in range(PIECES + 1):
+            for which in list(ways)[:: (-1) ** k]:
+                ways[which]._step = steps[which]
+                seconds = self._seconds(ways[which], self.steps if k else 1)
+                taken[which] += [seconds] if k else []
+        return {which: sorted(found)[PIECES // 4] for which, found in taken.items()}
 
     def _model(self, which: str) -> nbnn.Model:
         with contextlib.nullcontext() if which == "with" else self.without():

@@ -37,21 +37,27 @@ def squares(x, begin, end):
     return total((a + b) + (c + d)) + rest
 
 
-@kernel(each="x", intensity=2, whole=False)
-def lengths(x: Array4, y: Array2, first: int, last: int):
-    """y[n, 0] = the length of x[n] as a vector."""
+@inlined
+def length(x, n):
+    """The length of x[n] as a vector."""
     height, cells, numbers = x.shape[1], x.shape[2], x.shape[3]
     if step(x, 2) == numbers * step(x, 3):  # a row is one run
         cells, numbers = 1, cells * numbers
     if cells == 1 and step(x, 1) == numbers * step(x, 3):  # so is a picture
         height, numbers = 1, height * numbers
+    s = 0.0
+    for h in range(height):
+        for w in range(cells):
+            at = n * step(x, 0) + h * step(x, 1) + w * step(x, 2)
+            s += squares(x, at, at + numbers)
+    return math.sqrt(s)
+
+
+@kernel(each="x", intensity=2, whole=False)
+def lengths(x: Array4, y: Array2, first: int, last: int):
+    """y[n, 0] = the length of x[n] as a vector."""
     for n in range(first, last):
-        s = 0.0
-        for h in range(height):
-            for w in range(cells):
-                at = n * step(x, 0) + h * step(x, 1) + w * step(x, 2)
-                s += squares(x, at, at + numbers)
-        y[n, 0] = math.sqrt(s)
+        y[n, 0] = length(x, n)
 
 
 @kernel(each="w", axis=0)

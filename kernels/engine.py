@@ -2,7 +2,7 @@
 
     from nbnn.kernels.engine import float32 as kernels
     conv_forward, relu_forward = kernels("conv_forward", "relu_forward")
-    allow_threads, compiled, deep, launch, launch_shares, own, view = kernels.tools
+    allow_threads, compiled, deep, launch, launch_beside, launch_shares, own, view = kernels.tools
 
 Nothing here imports Numba before a jitted name is asked for.
 """
@@ -24,7 +24,7 @@ class Reference:
     @property
     def tools(self) -> tuple[Callable, ...]:
         """A kernel's words have done its work already when the launch around them comes."""
-        return _nothing, (lambda function: function), _nothing, _nothing, _nothing, _view, _view
+        return _nothing, (lambda function: function), _nothing, _nothing, _nothing, _nothing, _view, _view
 
     @property
     def tick(self) -> Callable:
@@ -51,9 +51,9 @@ class Jitted:
     @property
     def tools(self) -> tuple[Callable, ...]:
         from nbnn.kernels.jit import compiled
-        from nbnn.kernels.launch import allow_threads, deep, launch, launch_shares, own, view
+        from nbnn.kernels.launch import allow_threads, deep, launch, launch_beside, launch_shares, own, view
 
-        return allow_threads, compiled, deep, launch, launch_shares, own, view
+        return allow_threads, compiled, deep, launch, launch_beside, launch_shares, own, view
 
     @property
     def tick(self) -> Callable:

@@ -12,6 +12,11 @@ seconds where the loops would take minutes.
 does the same with kernels whose items are not examples but sums over shares of them: the threads share 16 units, each
 of which is one sixteenth of the items of every kernel, here one unit at a time.
 
+    launch_beside(affine_backward_weights(x, dy, 100, dw, held), add_slots(dy, db))
+
+is for kernels that do not need each other: each thread takes a share of the items of the first, then one of the items
+of the second, whatever they are, and nobody waits in between.
+
 How many threads there are decides who handles an item, never what is computed for it: every item writes only its own
 part. What is written and read within a launch only need not be there for all examples: `own` is an array of each
 worker's own, with room for as many examples as it takes at a time.
@@ -40,6 +45,7 @@ _RUN = ir.FunctionType(ir.VoidType(), [_BYTES, *[_I64] * 4])  # arguments, first
 # A kernel and its arguments: the address of its runner (0: no kernel, the next number says how many items go through
 # together), the address of the block, items, cost, grain.
 _WORK = types.UniTuple(types.int64, 5)
+WORDS = 4  # of a kernel in the table of a launch: its runner, its arguments, its items, and how many are not parted
 
 
 class View(types.Type):
@@ -192,19 +198,31 @@ def launch_shares(typing, units, examples, *works):
     return types.void(types.int64, types.int64, types.StarArgUniTuple(_WORK, len(works))), emit
 
 
-def _emit_launch(context, builder, works, units=None, examples=None):
-    table = cgutils.alloca_once(builder, ir.ArrayType(ir.ArrayType(_I64, 3), len(works)))
+@intrinsic
+def launch_beside(typing, *works):
+    """Run kernels that do not need each other, each over its own items."""
+
+    def emit(context, builder, sig, args):
+        return _emit_launch(context, builder, cgutils.unpack_tuple(builder, args[0]), beside=True)
+
+    return types.void(types.StarArgUniTuple(_WORK, len(works))), emit
+
+
+def _emit_launch(context, builder, works, units=None, examples=None, beside=False):
+    table = cgutils.alloca_once(builder, ir.ArrayType(ir.ArrayType(_I64, WORDS), len(works)))
     items, cost, grain = _I64(0), _I64(0), _I64(1)
     for k, work in enumerate(works):
         run, block, count, size, least = (builder.extract_value(work, i) for i in range(5))
-        for i, word in enumerate((run, block, count)):
+        for i, word in enumerate((run, block, count, least if beside else _I64(1))):
             builder.store(word, cgutils.gep_inbounds(builder, table, 0, k, i))
+        if beside:
+            count = builder.sdiv(builder.add(count, builder.sub(least, _I64(1))), least)
         items = builder.select(builder.icmp_signed(">", count, items), count, items)
         grain = builder.select(builder.icmp_signed(">", least, grain), least, grain)
         cost = builder.add(cost, size)
     if units is None:
         units = examples = items
-    else:
+    if beside or units is not items:
         grain = _I64(1)
     threads = builder.load(_threads(builder.module))
     large = builder.icmp_signed(">=", cost, _I64(SERIAL_BELOW))
@@ -332,18 +350,20 @@ def _walk(table, count, begin, end, units, examples, worker):
     """Take units begin ... end - 1 through the kernels of a table, each stretch of them `together` units at a time."""
     k, together, denormals = 0, max(end - begin, 1), flush_denormals()
     while k < count:
-        if _word(table, 3 * k) == 0:
-            together = _word(table, 3 * k + 1)
+        if _word(table, WORDS * k) == 0:
+            together = _word(table, WORDS * k + 1)
             k += 1
         stop = k + 1
-        while stop < count and _word(table, 3 * stop) != 0:
+        while stop < count and _word(table, WORDS * stop) != 0:
             stop += 1
         for unit in range(begin, end, together):
             beyond, origin = min(unit + together, end), unit * examples // units
             for j in range(k, stop):
-                items = _word(table, 3 * j + 2)
-                first, last = unit * items // units, beyond * items // units
-                _run(_word(table, 3 * j), _word(table, 3 * j + 1), first, last, worker, origin)
+                at = WORDS * j
+                items, grain = _word(table, at + 2), _word(table, at + 3)
+                grains = (items + grain - 1) // grain
+                first, last = unit * grains // units * grain, min(beyond * grains // units * grain, items)
+                _run(_word(table, at), _word(table, at + 1), first, last, worker, origin)
         k = stop
     restore_denormals(denormals)
 

@@ -37,7 +37,7 @@ ARENAS = ("params", "grads", "state", "acts", "work", "space", "own_acts")
 GRADIENTS = (*PREDICT[:7], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
 RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v", "averaged")
 TRAIN = ("steps", *GRADIENTS, *RULE, "kept", "sums", "norms", "skip")
-TOOLS = ("allow_threads", "compiled", "deep", "launch", "launch_shares", "own", "view")
+TOOLS = ("allow_threads", "compiled", "deep", "launch", "launch_beside", "launch_shares", "own", "view")
 WORDS = ("kernels", "isfinite", "max", "min", "range")
 FUNCTIONS = ("predict", "gradients", "train")
 
@@ -141,7 +141,8 @@ class _Writer:
             ((_, head, words),) = parts
             self.lines += _wrap(f"launch({head}", words, "))", 4)
             return
-        self.lines.append("    launch_shares(" if launch.slots else "    launch(")
+        way = "launch_shares" if launch.slots else "launch_beside" if launch.beside else "launch"
+        self.lines.append(f"    {way}(")
         if launch.slots:
             self.lines.append(f"        {_slots(self.net.buffers[launch.slots])},")
             self.lines.append("        n,")

@@ -18,6 +18,7 @@ import numpy as np
 
 from nbnn.arrays import arena, people_view
 from nbnn.buffers import layout, seen, slot_counts
+from nbnn.codegen import TOOLS
 from nbnn.inputs import as_gathered, still_whole
 from nbnn.lower import tensor_array
 from nbnn.op import Array, Call, Form, Op, Shape, call
@@ -28,7 +29,7 @@ TEXT = '''"""{name} over all threads."""
 from nbnn.kernels.engine import {dtype} as kernels
 
 ({name},) = kernels("{name}")
-allow_threads, compiled, deep, launch, launch_shares, own, view = kernels.tools
+{tools} = kernels.tools
 
 
 @compiled
@@ -48,7 +49,7 @@ class _Launch(Step):
 
         kernel = names()[name]
         words = ", ".join(p.name for p in kernel.parameters)
-        super().__init__(TEXT.format(name=name, dtype=dtype, words=words), jitted=True)
+        super().__init__(TEXT.format(name=name, dtype=dtype, words=words, tools=", ".join(TOOLS)), jitted=True)
         self._kinds = (types.int64, *kernel.types(dtype))
 
     def kinds(self, args: tuple) -> tuple:

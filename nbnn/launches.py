@@ -12,6 +12,8 @@ Within a launch a stretch of calls goes through `deep(k)` examples at a time: as
 whole tiles where rows of tiles are examples, and at least as many as its calls ask for (`Call.least`). Where that is
 more than two megabytes a new stretch begins.
 
+Calls between launches that do not need each other become launches of several side by side (`beside`).
+
 A gradient of weights is summed in shares of the minibatch (`slots`). A call that makes such sums may be part of a
 launch whose threads take whole shares, so that the gradient of an activation comes and goes in a worker's own memory.
 """
@@ -54,9 +56,11 @@ class Launch:
 
     parts: tuple[Part | int, ...]
     slots: str | None = None  # sums over shares of the examples: the threads take whole shares, `deep` counts them
+    beside: bool = False  # calls that do not need each other: the threads share the items of each
 
     def __str__(self) -> str:
-        return "; ".join(f"deep({p or 'n'})" if isinstance(p, int) else p[1].kernel for p in self.parts)
+        words = [f"deep({p or 'n'})" if isinstance(p, int) else p[1].kernel for p in self.parts]
+        return (" | " if self.beside else "; ").join(words)
 
 
 def alone(sections: Iterable[Section]) -> tuple[Launch, ...]:
@@ -121,7 +125,26 @@ class Planner:
                 self.place((section, c))
         self.flush()
         self.found += [Launch((part,)) for part in self.before.parts]
-        return tuple(self.found)
+        return tuple(self.beside())
+
+    def beside(self) -> Iterable[Launch]:
+        """The launches, but those of one call that follow each other in as few as can be: each call stands in the first
+        one behind all that it needs."""
+        groups: list[_Group] = []
+        for launch in (*self.found, None):
+            part = launch.parts[0] if launch and len(launch.parts) == 1 else 0
+            if isinstance(part, int):
+                yield from (Launch(tuple(g.parts), beside=len(g.parts) > 1) for g in groups)
+                groups = []
+                if launch:
+                    yield launch
+                continue
+            touched, filled = self.touched(part[1]), self.filled(part[1])
+            after = [k for k, g in enumerate(groups) if g.holds_up(touched, filled)]
+            place = after[-1] + 1 if after else 0
+            if place == len(groups):
+                groups.append(_Group())
+            groups[place].append(part, touched, filled, 0)
 
     def place(self, part: Part) -> None:
         touched, filled = self.touched(part[1]), self.filled(part[1])

@@ -168,7 +168,7 @@ def route(net: Lowered) -> Lowered:
             source = (node.inputs or ())[0]
             aliases[node.name or ""] = aliases.get(source, source)
     inference = tuple(replace(s, calls=tuple(_rename(c, aliases) for c in s.calls)) for s in inference)
-    forward = (start, *training)
+    forward = _measured((start, *training))
     if net.lanes > 1:
         backward = scope.again(training, backward)
     return replace(
@@ -181,6 +181,17 @@ def route(net: Lowered) -> Lowered:
         names=scope.names,
         aliases=aliases,
     )
+
+
+def _measured(sections: tuple[Section, ...]) -> tuple[Section, ...]:
+    """Where a node wants the lengths of the examples of the minibatch, the gather finds them as well."""
+    (gather,) = sections[0].calls
+    wanted = [c for s in sections for c in s.calls if c.kernel == "lengths" and c.operands[0] == INPUT]
+    for c in wanted[:1]:
+        both = call("gather_lengths", *gather.operands, c.operands[1])
+        rest = (replace(s, calls=tuple(other for other in s.calls if other != c)) for s in sections[1:])
+        sections = (replace(sections[0], calls=(both,)), *rest)
+    return sections
 
 
 def _framed(sections: Iterable[Section]) -> set[tuple[str, int]]:

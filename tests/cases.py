@@ -979,7 +979,7 @@ UPDATE = [
 
 def gather(
     dtype: str, label: str, shape: tuple[int, int, int], vectors: bool = False, dense: bool = False, halo: int = 0
-) -> Case:
+) -> list[Case]:
     channels, height, width = shape
 
     def build(make: Maker) -> tuple:
@@ -987,7 +987,11 @@ def gather(
         x = make.dense(5, height, width, channels) if dense else make.out(5, height, width, channels, halo=halo)
         return numbers.astype(dtype), CODES[dtype], np.array([8, 0, 3, 3, 7]), x
 
-    return Case("gather", f"{dtype}, {label}", build)
+    def measured(make: Maker) -> tuple:
+        return *build(make), make.out(5, 1)
+
+    label = f"{dtype}, {label}"
+    return [Case("gather", label, build), Case("gather_lengths", label, measured)]
 
 
 def groups(label: str, window: tuple[int, int], channels: int, filters: int, count: int) -> list[Case]:
@@ -1031,12 +1035,12 @@ def flatten(label: str, *shape: int) -> list[Case]:
 
 
 MOVES = [
-    *(gather(dtype, "pictures", (3, 4, 5)) for dtype in CODES),
-    *(gather(dtype, "vectors", (17, 1, 1), vectors=True) for dtype in CODES),
-    gather("uint8", "into a frame", (3, 4, 5), halo=2),
-    gather("float32", "into dense pictures", (3, 5, 4), dense=True),
-    *(gather(dtype, "into dense pictures of one channel", (1, 3, 37), dense=True) for dtype in CODES),
-    *(gather(dtype, "vectors of some registers", (53, 1, 1), vectors=True) for dtype in CODES),
+    *(case for dtype in CODES for case in gather(dtype, "pictures", (3, 4, 5))),
+    *(case for dtype in CODES for case in gather(dtype, "vectors", (17, 1, 1), vectors=True)),
+    *gather("uint8", "into a frame", (3, 4, 5), halo=2),
+    *gather("float32", "into dense pictures", (3, 5, 4), dense=True),
+    *(case for dtype in CODES for case in gather(dtype, "into dense pictures of one channel", (1, 3, 37), dense=True)),
+    *(case for dtype in CODES for case in gather(dtype, "vectors of some registers", (53, 1, 1), vectors=True)),
     Case(
         "gather_labels",
         "in any order, some twice",

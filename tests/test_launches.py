@@ -7,7 +7,10 @@ from soak import times
 
 import nbnn
 from nbnn import Affine, BatchNorm, Conv, GlobalAvgPool, Graph, GroupNorm, LeakyReLU, MaxPool, ReLU, launches
+from nbnn.codegen import TOOLS
+from nbnn.kernels.constants import BLOCK
 from nbnn.lower import lower
+from nbnn.step import Step
 
 
 def gradients(net, **options):
@@ -42,16 +45,61 @@ def shown(nodes, shape, function="gradients", **options):
 
 def test_a_net_that_mixes_no_examples_is_one_launch_to_the_first_gradient():
     found = shown([Conv(6, 5), ReLU(), MaxPool(2), Affine(10)], (1, 28, 28))
-    assert found[:2] == ["copy_rows", "turn"]  # what weights become comes first
+    assert found[:2] == ["copy_rows", "turn"]  # what weights become comes first, and one is made of the other
     assert found[2].startswith("deep(4); gather; conv_forward; max_pool_forward; deep")
     assert found[2].endswith("softmax_loss; affine_backward_data; deep(n); max_pool_backward")
-    assert found[3:] == ["affine_backward_weights", "add_slots", "conv_backward_weights", "add_slots", "add_slots"]
+    assert found[3:] == ["affine_backward_weights | add_slots | conv_backward_weights", "add_slots | add_slots"]
+
+
+def test_calls_that_do_not_need_each_other_go_side_by_side():
+    nodes = [node for _ in range(2) for node in (Affine(16), BatchNorm(), ReLU())]
+    found = [launch for launch in shown([*nodes, Affine(10)], (48,)) if not launch.startswith("deep")]
+    assert found == [
+        "batch_statistics",
+        "batch_statistics | turn",  # of the last weights, for the way back
+        "affine_backward_weights | add_slots | affine_gradients | turn",
+        "batch_gradients",
+        "affine_backward_weights | add_slots | affine_gradients",
+        "batch_gradients",
+        "norm_backward",
+        "affine_backward_weights | add_slots",
+    ]
+
+
+BESIDE = """
+from nbnn.kernels.engine import {engine} as kernels
+turn, square_sums, add_slots = kernels("turn", "square_sums", "add_slots")
+{tools} = kernels.tools
+
+@compiled
+def run(threads, a, b, sums):
+    allow_threads(threads)
+    w, turned = view(a, 0, (3, 130, 83), (11440, 88, 1)), view(b, 0, (3, 83, 130), (11288, 136, 1))
+    partial, total = view(a, 0, (7, 2500), (2512, 1)), view(b, 40000, (2500,), (1,))
+    launch_beside(turn(w, turned), add_slots(partial, total), square_sums(a, sums))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_each_of_several_calls_has_its_own_items_and_its_own_grain(threads):
+    """Items of 1, 16 and 1024; where there are more threads than pieces of one call, some have nothing to do there."""
+    rng = np.random.default_rng(0)
+    a, sums = rng.standard_normal(40 * BLOCK, np.float32), np.empty((2, 40))
+    b = np.zeros((2, 43 * BLOCK), np.float32)
+    for k, engine in enumerate(("float32", "reference")):
+        args = (threads, a, b[k], sums[k])
+        Step(BESIDE.format(engine=engine, tools=", ".join(TOOLS)), jitted=engine == "float32")("run", *args)
+    turned = np.lib.stride_tricks.as_strided(b, (2, 3, 83, 130), [s * 4 for s in (b.shape[1], 11288, 136, 1)])
+    assert (turned[0] == turned[1]).all() and turned[0].all()
+    np.testing.assert_allclose(b[0, 40000:42500], b[1, 40000:42500], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)
+    assert not b[:, 42512:].any(), "nothing behind the last item"
 
 
 def test_statistics_of_the_batch_are_where_a_launch_ends():
     found = shown([Conv(8, 3), BatchNorm(), ReLU(), Affine(10)], (3, 8, 8))
     first = next(k for k, launch in enumerate(found) if launch.endswith("channel_moments"))
-    assert found[first + 1] == "batch_statistics"
+    assert found[first + 1] == "batch_statistics | copy_rows"
     assert any(launch.startswith("deep") and "norm_forward" in launch for launch in found[first + 2 :])
     assert "batch_statistics" not in "".join(shown([Conv(8, 3), GroupNorm(2), ReLU(), Affine(10)], (3, 8, 8)))
 
@@ -77,7 +125,7 @@ def test_sums_over_shares_go_with_what_they_read():
 
 def test_outside_training_all_of_a_net_is_one_launch():
     found = shown([Conv(8, 3), BatchNorm(), ReLU(), MaxPool(2), Affine(10)], (3, 8, 8), function="predict")
-    assert found[:-1] == ["running_statistics", "copy_rows"]
+    assert found[:-1] == ["running_statistics | copy_rows"]
     assert found[-1].startswith("deep") and found[-1].endswith("affine_forward")
 
 

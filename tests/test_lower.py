@@ -184,6 +184,7 @@ def test_nobody_reads_what_another_array_has_overwritten(graph, dtype, lanes):
                 # others of the launch may still be at their next examples: only the very same place may be taken over
                 for name in touched - own:
                     for other in here & over[name]:
+                        assert not launch.beside or not filled & over[name], f"{function}: {name} is still in use"
                         assert other == name or (shared[other].start, shared[other].strides) in place | {
                             (shared[name].start, shared[name].strides)
                         }, f"{function}: {name} over {other} in one launch"

@@ -186,7 +186,7 @@ def gather(draw: Any) -> list[Case]:
     def labels(make: Maker) -> tuple:
         return make.labels(9, 10), make.rng.integers(0, 9, rows), np.full(rows, -1)
 
-    found = [cases.gather(dtype, f"{shape} {how}", shape, **how) for dtype in CODES]
+    found = [case for dtype in CODES for case in cases.gather(dtype, f"{shape} {how}", shape, **how)]
     return [*found, Case("gather_labels", f"{rows} of 9", labels)]
 
 
@@ -410,8 +410,9 @@ def moved_behind(case: Case, args: tuple) -> tuple[tuple, int]:
     names = [p.name for p in KERNELS[case.kernel].parameters]
     if "rows" in names:  # examples are told by number
         before = -(-FAR // args[0][0].size)
-        data, *middle, rows, x = args
-        return (_behind(data, before), *middle, rows + before, x), 0
+        moved = {"data": lambda a: _behind(a, before), "rows": lambda a: a + before}
+        moved["all_labels"] = moved["data"]
+        return tuple(moved.get(name, lambda a: a)(a) for name, a in zip(names, args, strict=True)), 0
     blocks = FAR // cases.BLOCK
 
     def one(name: str, a: Any) -> Any:
@@ -439,7 +440,7 @@ def _behind(a: np.ndarray, before: int) -> np.ndarray:
 
 BY_BLOCK = ("sums", "of_w")
 FLAT = (
-    *("gather", "gather_labels", "update", "add_l2", "square_sums", "trust", "clip_norm", "average"),
+    *("gather", "gather_labels", "gather_lengths", "update", "add_l2", "square_sums", "trust", "clip_norm", "average"),
     *("running_statistics", "batch_gradients"),
 )
 

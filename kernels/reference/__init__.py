@@ -42,7 +42,7 @@ from nbnn.kernels.reference.conv import (
     conv_forward,
 )
 from nbnn.kernels.reference.dropout import dropout
-from nbnn.kernels.reference.gather import gather, gather_labels
+from nbnn.kernels.reference.gather import gather, gather_labels, gather_lengths
 from nbnn.kernels.reference.halves import conv_backward_weights_halves, conv_forward_halves, halve_weights
 from nbnn.kernels.reference.loss import add_total, mse_loss, softmax_loss, svm_loss
 from nbnn.kernels.reference.norm import (
@@ -106,6 +106,7 @@ __all__ = [
     "flatten_forward",
     "gather",
     "gather_labels",
+    "gather_lengths",
     "gelu_backward",
     "gelu_forward",
     "global_avg_pool_backward",

@@ -1,5 +1,7 @@
 """The minibatch and its labels."""
 
+from nbnn.kernels.reference.arrays import lengths
+
 
 def gather(data, code, rows, x):
     """x[n, i, j, c] = data[rows[n], c, i, j].
@@ -8,6 +10,12 @@ def gather(data, code, rows, x):
     """
     count, height, width, channels = x.shape
     x[...] = data[rows].reshape(count, channels, height, width).transpose(0, 2, 3, 1)
+
+
+def gather_lengths(data, code, rows, x, y):
+    """The minibatch, and y[n, 0] = the length of x[n] as a vector."""
+    gather(data, code, rows, x)
+    lengths(x, y)
 
 
 def gather_labels(all_labels, rows, labels):
