@@ -129,7 +129,8 @@ class Planner:
 
     def beside(self) -> Iterable[Launch]:
         """The launches, but those of one call that follow each other in as few as can be: each call stands in the first
-        one behind all that it needs."""
+        one behind all that it needs. Those that touch much come in their own order: they would gain nothing, and what
+        lives within one launch shares no memory."""
         groups: list[_Group] = []
         for launch in (*self.found, None):
             part = launch.parts[0] if launch and len(launch.parts) == 1 else 0
@@ -141,7 +142,8 @@ class Planner:
                 continue
             touched, filled = self.touched(part[1]), self.filled(part[1])
             after = [k for k, g in enumerate(groups) if g.holds_up(touched, filled)]
-            place = after[-1] + 1 if after else 0
+            much = self.bytes(touched) > IN_STRETCH
+            place = len(groups) if much else after[-1] + 1 if after else 0
             if place == len(groups):
                 groups.append(_Group())
             groups[place].append(part, touched, filled, 0)
