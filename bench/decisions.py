@@ -185,7 +185,8 @@ class Both:
             for which in list(ways)[:: (-1) ** k]:
                 ways[which]._step = steps[which]
                 seconds = self._seconds(ways[which], self.steps if k else 1)
-                taken[which] += [seconds] if k else []
+                if k:
+                    taken[which].append(seconds)
         return {which: sorted(found)[PIECES // 4] for which, found in taken.items()}
 
     def _model(self, which: str) -> nbnn.Model:

@@ -45,7 +45,7 @@ _RUN = ir.FunctionType(ir.VoidType(), [_BYTES, *[_I64] * 4])  # arguments, first
 # A kernel and its arguments: the address of its runner (0: no kernel, the next number says how many items go through
 # together), the address of the block, items, cost, grain.
 _WORK = types.UniTuple(types.int64, 5)
-WORDS = 4  # of a kernel in the table of a launch: its runner, its arguments, its items, and how many are not parted
+WORDS = 4  # of a kernel in the table of a launch: its runner, its arguments, its items, its grain
 
 
 class View(types.Type):
@@ -220,11 +220,14 @@ def _emit_launch(context, builder, works, units=None, examples=None, beside=Fals
         items = builder.select(builder.icmp_signed(">", count, items), count, items)
         grain = builder.select(builder.icmp_signed(">", least, grain), least, grain)
         cost = builder.add(cost, size)
-    if units is None:
-        units = examples = items
-    if beside or units is not items:
-        grain = _I64(1)
     threads = builder.load(_threads(builder.module))
+    if beside:  # a unit for each worker
+        units = examples = builder.select(builder.icmp_signed("<", threads, items), threads, items)
+        grain = _I64(1)
+    elif units is None:
+        units = examples = items
+    else:
+        grain = _I64(1)
     large = builder.icmp_signed(">=", cost, _I64(SERIAL_BELOW))
     several = builder.icmp_signed(">", units, grain)
     shared = builder.and_(builder.and_(large, several), builder.icmp_signed(">", threads, _I64(1)))
@@ -346,6 +349,12 @@ def restore_denormals(typing, before):
     return types.void(types.uint32), emit
 
 
+@inlined
+def beginning(unit, units, items, grain):
+    """The first of the items that belong to a unit, or to one behind it: whole grains, as many for each as can be."""
+    return min(unit * ((items + grain - 1) // grain) // units * grain, items)
+
+
 def _walk(table, count, begin, end, units, examples, worker):
     """Take units begin ... end - 1 through the kernels of a table, each stretch of them `together` units at a time."""
     k, together, denormals = 0, max(end - begin, 1), flush_denormals()
@@ -361,8 +370,7 @@ def _walk(table, count, begin, end, units, examples, worker):
             for j in range(k, stop):
                 at = WORDS * j
                 items, grain = _word(table, at + 2), _word(table, at + 3)
-                grains = (items + grain - 1) // grain
-                first, last = unit * grains // units * grain, min(beyond * grains // units * grain, items)
+                first, last = beginning(unit, units, items, grain), beginning(beyond, units, items, grain)
                 _run(_word(table, at), _word(table, at + 1), first, last, worker, origin)
         k = stop
     restore_denormals(denormals)

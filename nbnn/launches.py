@@ -32,6 +32,10 @@ IN_LAUNCH = 1 << 22  # bytes of one example, weights included: a launch that wou
 IN_STRETCH = 1 << 21  # bytes that a stretch may touch where its least examples touch more: still in a third-level cache
 SHARES = 16  # a share is at most that part of the minibatch
 IN_SHARE = 4  # examples at a time: calls that ask for more have small pictures, and gain nothing in a launch of shares
+FORWARD = (
+    1 << 21
+)  # bytes that a call may touch to be brought forward beside others: a larger one would gain nothing, and
+# what lives within one launch cannot share memory
 IN_CACHE = 1 << 19  # bytes of activations that a stretch of calls may touch at a time; common second-level caches are
 # 0.5 to 2 MiB, and weights and the workers' own room are in there as well
 
@@ -129,8 +133,7 @@ class Planner:
 
     def beside(self) -> Iterable[Launch]:
         """The launches, but those of one call that follow each other in as few as can be: each call stands in the first
-        one behind all that it needs. Those that touch much come in their own order: they would gain nothing, and what
-        lives within one launch shares no memory."""
+        one behind all that it needs. One that touches much is not brought forward."""
         groups: list[_Group] = []
         for launch in (*self.found, None):
             part = launch.parts[0] if launch and len(launch.parts) == 1 else 0
@@ -142,8 +145,9 @@ class Planner:
                 continue
             touched, filled = self.touched(part[1]), self.filled(part[1])
             after = [k for k, g in enumerate(groups) if g.holds_up(touched, filled)]
-            much = self.bytes(touched) > IN_STRETCH
-            place = len(groups) if much else after[-1] + 1 if after else 0
+            place = max(after, default=-1) + 1
+            if self.bytes(touched) > FORWARD:
+                place = len(groups)
             if place == len(groups):
                 groups.append(_Group())
             groups[place].append(part, touched, filled, 0)
@@ -228,7 +232,8 @@ class Planner:
         return sum(math.prod(outer) * self.row_bytes(row) for outer, row in sides)
 
     def touched(self, c: Call) -> set[str]:
-        return {name for o in c.operands if (name := array_of(o))}
+        """The names of all that a call reads or fills, labels and other values of the step as well."""
+        return {name for o in c.operands if isinstance(name := name_of(o), str)}
 
     def filled(self, c: Call) -> set[str]:
         return {str(name_of(c.operands[k])) for k in self.kernels[c.kernel].outputs}

@@ -184,14 +184,16 @@ def route(net: Lowered) -> Lowered:
 
 
 def _measured(sections: tuple[Section, ...]) -> tuple[Section, ...]:
-    """Where a node wants the lengths of the examples of the minibatch, the gather finds them as well."""
-    (gather,) = sections[0].calls
-    wanted = [c for s in sections for c in s.calls if c.kernel == "lengths" and c.operands[0] == INPUT]
-    for c in wanted[:1]:
-        both = call("gather_lengths", *gather.operands, c.operands[1])
-        rest = (replace(s, calls=tuple(other for other in s.calls if other != c)) for s in sections[1:])
-        sections = (replace(sections[0], calls=(both,)), *rest)
-    return sections
+    """Where a node wants the lengths of the examples of the minibatch, the gather finds them as well: those that the
+    first such node wants."""
+    calls = (c for s in sections for c in s.calls)
+    lengths = next((c for c in calls if c.kernel == "lengths" and c.operands[0] == INPUT), None)
+    if lengths is None:
+        return sections
+    start, *rest = sections
+    both = call("gather_lengths", *start.calls[0].operands, lengths.operands[1])
+    rest = [replace(s, calls=tuple(c for c in s.calls if c is not lengths)) for s in rest]
+    return replace(start, calls=(both,)), *rest
 
 
 def _framed(sections: Iterable[Section]) -> set[tuple[str, int]]:

@@ -65,7 +65,7 @@ class _Touched:
                         self.first.setdefault(name, (k, j))
                         self.last[name] = (k, j)
                         self.stretch.setdefault(name, set()).add(stretch)
-                if kernel.over and not launch.beside:
+                if kernel.over and not launch.beside:  # there another call may still read what lies below
                     place = [p.name for p in kernel.parameters].index(kernel.over)
                     under, output = call.operands[place], call.operands[kernel.outputs[0]]
                     if isinstance(under, str) and isinstance(output, str):

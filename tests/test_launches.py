@@ -1,5 +1,7 @@
 """What goes through together: the bits of a step do not depend on how its calls are joined."""
 
+import itertools
+
 import numpy as np
 import pytest
 from nets import NETS, data
@@ -9,7 +11,10 @@ import nbnn
 from nbnn import Affine, BatchNorm, Conv, GlobalAvgPool, Graph, GroupNorm, LeakyReLU, MaxPool, ReLU, launches
 from nbnn.codegen import TOOLS
 from nbnn.kernels.constants import BLOCK
+from nbnn.kernels.launch import beginning
 from nbnn.lower import lower
+from nbnn.memory import share
+from nbnn.op import Array, call
 from nbnn.step import Step
 
 
@@ -66,6 +71,28 @@ def test_calls_that_do_not_need_each_other_go_side_by_side():
     ]
 
 
+@pytest.mark.parametrize("grain", [1, 4, 16])
+def test_the_parts_of_a_call_are_whole_grains_and_as_large_as_each_other(grain):
+    for items, units in itertools.product(range(80), range(1, 9)):
+        starts = [beginning.py_func(unit, units, items, grain) for unit in range(units + 1)]
+        assert starts[0] == 0 and starts[-1] == items and starts == sorted(starts)
+        assert all(start % grain == 0 for start in starts[:-1] if start < items)
+        counts = [-(-(end - start) // grain) for start, end in itertools.pairwise(starts)]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_nobody_overwrites_what_a_neighbour_may_still_read():
+    """A relu would lie over its input, the last reader of which it is; but side by side nobody is the last."""
+    section = launches.Section("", "", ())
+    reader, relu = call("add_slots", "x", "sums"), call("relu_forward", "x", "y")
+    arrays = {name: Array(("n", 1, 1, 8)) for name in ("x", "y")} | {"sums": Array((8,))}
+    for beside in (False, True):
+        makers = launches.Launch(((section, call("copy_rows", "w", "x")),))
+        both = launches.Launch(((section, reader), (section, relu)), beside=beside)
+        found = share({"gradients": [makers, both]}, arrays, {"sums"}, ("gradients", "y"))
+        assert (found.roots["y"] == "x") == (not beside)
+
+
 BESIDE = """
 from nbnn.kernels.engine import {engine} as kernels
 turn, square_sums, add_slots = kernels("turn", "square_sums", "add_slots")
@@ -82,7 +109,7 @@ def run(threads, a, b, sums):
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_each_of_several_calls_has_its_own_items_and_its_own_grain(threads):
-    """Items of 1, 16 and 1024; where there are more threads than pieces of one call, some have nothing to do there."""
+    """Grains of 1, 16 and 1024; where there are more threads than pieces of one call, some have nothing to do there."""
     rng = np.random.default_rng(0)
     a, sums = rng.standard_normal(40 * BLOCK, np.float32), np.empty((2, 40))
     b = np.zeros((2, 43 * BLOCK), np.float32)
@@ -94,6 +121,13 @@ def test_each_of_several_calls_has_its_own_items_and_its_own_grain(threads):
     np.testing.assert_allclose(b[0, 40000:42500], b[1, 40000:42500], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)
     assert not b[:, 42512:].any(), "nothing behind the last item"
+
+
+def test_the_gather_finds_the_lengths_that_the_first_affine_layer_wants():
+    """Layers with many more weights than an example has numbers want to know how long examples are."""
+    hidden = shown([Affine(256), ReLU(), Affine(256), ReLU(), Affine(10)], (784,))[1]
+    assert hidden.startswith("deep(48); gather_lengths; affine_forward; relu_forward; lengths; affine_forward")
+    assert "gather; affine_forward" in shown([Affine(256), ReLU(), Affine(10)], (784,), function="predict")[0]
 
 
 def test_statistics_of_the_batch_are_where_a_launch_ends():
