@@ -72,7 +72,7 @@ def _plain(c: Call) -> Call:
     return call("gather", *c.operands[:-1]) if c.kernel == "gather_lengths" else c
 
 
-# What is done without the decision, and on which nets it shows.
+# What is done without the decision, and on which nets it shows, with a batch where it is not their first one.
 DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "Winograd": (lambda: mock.patch.object(winograd.WinogradConv, "of", lambda *a: None), ("vgg", "resnet9")),
     "Winograd: points off multiples of 1 KiB": (_points_in_step, ("vgg",)),
@@ -105,7 +105,11 @@ DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "gradients that are not finite are noticed": (_loss_alone, ("vgg", "course7x7", "lenet", "fcnet", "mlp")),
     "calls that do not need each other side by side": (
         lambda: mock.patch.object(launches.Planner, "beside", lambda self: self.found),
-        ("vgg", "lenet", "fcnet", "mlp"),
+        ("vgg", "lenet", "lenet 16", "fcnet", "mlp", "mlp 8"),
+    ),
+    "lengths of examples from the gather": (
+        lambda: mock.patch.object(lower, "_measured", lambda sections: sections),
+        ("fcnet", "mlp"),
     ),
     "512 KiB of examples at a time, not all": (
         lambda: mock.patch.object(launches, "IN_CACHE", 1 << 40),
@@ -123,7 +127,7 @@ COLUMNS = {"decision": 46, "net": 9, "with": 6, "without": 7, "gain": 5, "residu
 def decisions(options: Options) -> Table:
     table = Table("a step in ms with and without single decisions of the engine", COLUMNS).begin()
     for name, (_, nets) in DECISIONS.items():
-        for net in [n for n in nets if n in options.nets]:
+        for net in [n for n in nets if n.split()[0] in options.nets]:
             with child("bench.decisions:Both", options) as both:
                 try:
                     losses = both.ask("start", decision=name, net=net)
@@ -153,7 +157,9 @@ class Both:
 
     def start(self, decision: str, net: str) -> dict[str, list[float]]:
         """The losses of the first steps."""
-        graph, self.batch = graph_of(net, dropout=False)
+        name, *batch = net.split()
+        graph, self.batch = graph_of(name, dropout=False)
+        self.batch = int(batch[0]) if batch else self.batch
         rng = np.random.default_rng(0)
         self.x = rng.standard_normal((2 * self.batch, *graph.input), np.float32)
         self.y = rng.integers(0, 10, len(self.x))

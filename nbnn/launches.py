@@ -32,10 +32,8 @@ IN_LAUNCH = 1 << 22  # bytes of one example, weights included: a launch that wou
 IN_STRETCH = 1 << 21  # bytes that a stretch may touch where its least examples touch more: still in a third-level cache
 SHARES = 16  # a share is at most that part of the minibatch
 IN_SHARE = 4  # examples at a time: calls that ask for more have small pictures, and gain nothing in a launch of shares
-FORWARD = (
-    1 << 21
-)  # bytes that a call may touch to be brought forward beside others: a larger one would gain nothing, and
-# what lives within one launch cannot share memory
+FORWARD = 1 << 21  # bytes that a call may touch to be brought forward beside others: a larger one would gain nothing,
+# and what lives within one launch cannot share memory
 IN_CACHE = 1 << 19  # bytes of activations that a stretch of calls may touch at a time; common second-level caches are
 # 0.5 to 2 MiB, and weights and the workers' own room are in there as well
 
@@ -131,18 +129,23 @@ class Planner:
         self.found += [Launch((part,)) for part in self.before.parts]
         return tuple(self.beside())
 
-    def beside(self) -> Iterable[Launch]:
-        """The launches, but those of one call that follow each other in as few as can be: each call stands in the first
-        one behind all that it needs. One that touches much is not brought forward."""
+    def beside(self) -> list[Launch]:
+        """The launches, but those of one call that follow each other as few of several side by side."""
+        found: list[Launch] = []
+        single: list[Part] = []
+        for launch in self.found:
+            if len(launch.parts) > 1:
+                found += [*self.side_by_side(single), launch]
+                single = []
+            else:
+                single += [part for part in launch.parts if not isinstance(part, int)]
+        return found + self.side_by_side(single)
+
+    def side_by_side(self, parts: Iterable[Part]) -> list[Launch]:
+        """As few launches as can be: each call stands in the first one behind all that it needs. One that touches much
+        is not brought forward."""
         groups: list[_Group] = []
-        for launch in (*self.found, None):
-            part = launch.parts[0] if launch and len(launch.parts) == 1 else 0
-            if isinstance(part, int):
-                yield from (Launch(tuple(g.parts), beside=len(g.parts) > 1) for g in groups)
-                groups = []
-                if launch:
-                    yield launch
-                continue
+        for part in parts:
             touched, filled = self.touched(part[1]), self.filled(part[1])
             after = [k for k, g in enumerate(groups) if g.holds_up(touched, filled)]
             place = max(after, default=-1) + 1
@@ -151,6 +154,7 @@ class Planner:
             if place == len(groups):
                 groups.append(_Group())
             groups[place].append(part, touched, filled, 0)
+        return [Launch(tuple(g.parts), beside=len(g.parts) > 1) for g in groups]
 
     def place(self, part: Part) -> None:
         touched, filled = self.touched(part[1]), self.filled(part[1])
