@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+# what a step needs beside kernels, in the order of `kernels.tools`
+TOOLS = ("allow_threads", "compiled", "deep", "launch", "launch_beside", "launch_shares", "own", "view")
+
 
 class Reference:
     """The NumPy functions, called as they are: a step on them can be followed in a debugger."""
@@ -24,7 +27,8 @@ class Reference:
     @property
     def tools(self) -> tuple[Callable, ...]:
         """A kernel's words have done its work already when the launch around them comes."""
-        return _nothing, (lambda function: function), _nothing, _nothing, _nothing, _nothing, _view, _view
+        words = {"compiled": lambda function: function, "own": _view, "view": _view}
+        return tuple(words.get(name, _nothing) for name in TOOLS)
 
     @property
     def tick(self) -> Callable:
@@ -50,10 +54,9 @@ class Jitted:
 
     @property
     def tools(self) -> tuple[Callable, ...]:
-        from nbnn.kernels.jit import compiled
-        from nbnn.kernels.launch import allow_threads, deep, launch, launch_beside, launch_shares, own, view
+        from nbnn.kernels import jit, launch
 
-        return allow_threads, compiled, deep, launch, launch_beside, launch_shares, own, view
+        return tuple(jit.compiled if name == "compiled" else getattr(launch, name) for name in TOOLS)
 
     @property
     def tick(self) -> Callable:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from nbnn.buffers import Buffer, seen
 from nbnn.kernels.constants import AGE, AVERAGE, BLOCK, RATE, TIME
+from nbnn.kernels.engine import TOOLS
 from nbnn.launches import Launch, Section
 from nbnn.lower import Lowered
 from nbnn.op import LENGTHS, Form
@@ -37,7 +38,6 @@ ARENAS = ("params", "grads", "state", "acts", "work", "space", "own_acts")
 GRADIENTS = (*PREDICT[:7], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
 RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v", "averaged")
 TRAIN = ("steps", *GRADIENTS, *RULE, "kept", "sums", "norms", "skip")
-TOOLS = ("allow_threads", "compiled", "deep", "launch", "launch_beside", "launch_shares", "own", "view")
 WORDS = ("kernels", "isfinite", "max", "min", "range")
 FUNCTIONS = ("predict", "gradients", "train")
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from nbnn.arrays import arena, people_view
 from nbnn.buffers import layout, seen, slot_counts
-from nbnn.codegen import TOOLS
 from nbnn.inputs import as_gathered, still_whole
+from nbnn.kernels.engine import TOOLS
 from nbnn.lower import tensor_array
 from nbnn.op import Array, Call, Form, Op, Shape, call
 from nbnn.step import Step

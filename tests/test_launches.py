@@ -9,8 +9,8 @@ from soak import times
 
 import nbnn
 from nbnn import Affine, BatchNorm, Conv, GlobalAvgPool, Graph, GroupNorm, LeakyReLU, MaxPool, ReLU, launches
-from nbnn.codegen import TOOLS
 from nbnn.kernels.constants import BLOCK
+from nbnn.kernels.engine import TOOLS
 from nbnn.kernels.launch import beginning
 from nbnn.lower import lower
 from nbnn.memory import share
