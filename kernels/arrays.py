@@ -54,10 +54,10 @@ def length(x, n):
 
 
 @kernel(each="x", intensity=2, whole=False)
-def lengths(x: Array4, y: Array2, first: int, last: int):
-    """y[n, 0] = the length of x[n] as a vector."""
+def lengths(x: Array4, y: Array1, first: int, last: int):
+    """y[n] = the length of x[n] as a vector."""
     for n in range(first, last):
-        y[n, 0] = length(x, n)
+        y[n] = length(x, n)
 
 
 @kernel(each="w", axis=0)

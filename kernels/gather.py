@@ -10,7 +10,7 @@ from numba import types
 from numba.core.extending import intrinsic
 
 from nbnn.kernels.arrays import length
-from nbnn.kernels.jit import Array2, Array4, Ints, inlined, kernel, step
+from nbnn.kernels.jit import Array1, Array4, Ints, inlined, kernel, step
 from nbnn.kernels.simd import Register, lanes, pointer, poke, store
 
 
@@ -98,12 +98,12 @@ def gather(data: int, code: int, rows: Ints, x: Array4, first: int, last: int):
 
 
 @kernel(each="x", fills=2, whole=False)
-def gather_lengths(data: int, code: int, rows: Ints, x: Array4, y: Array2, first: int, last: int):
-    """The minibatch, and y[n, 0] = the length of x[n] as a vector, found while x[n] is in the first-level cache: to
+def gather_lengths(data: int, code: int, rows: Ints, x: Array4, y: Array1, first: int, last: int):
+    """The minibatch, and y[n] = the length of x[n] as a vector, found while x[n] is in the first-level cache: to
     read the minibatch once more for it would be more than a hundredth of a small net's step."""
     for n in range(first, last):
         _gather(data, code, rows, x, n, n + 1)
-        y[n, 0] = length(x, n)
+        y[n] = length(x, n)
 
 
 @kernel(each="labels", whole=False)

@@ -35,7 +35,7 @@ from nbnn.kernels.constants import (
     SGD_NESTEROV_MOMENTUM,
     TIME,
 )
-from nbnn.kernels.jit import Array1, Array2, Doubles, inlined, kernel
+from nbnn.kernels.jit import Array1, Doubles, inlined, kernel
 from nbnn.kernels.simd import fill, lanes, load, pointer, select, sqrt, store, total
 
 
@@ -70,14 +70,14 @@ def square_sums(dw: Array1, sums: Doubles, first: int, last: int):
 
 
 @kernel(each="sums", whole=False)
-def trust(x: Array2, dy: Array2, largest: float, sums: Doubles, first: int, last: int):
-    """Count blocks as known that hold the gradient of affine weights, where x[n, 0] and dy[n, 0] are the lengths of the
+def trust(x: Array1, dy: Array1, largest: float, sums: Doubles, first: int, last: int):
+    """Count blocks as known that hold the gradient of affine weights, where x[n] and dy[n] are the lengths of the
     vectors that an example brings: the gradient is no longer than the sum of their products, and where the square of
     that is below `largest`, all in it is finite. (To look at every number of it would be a tenth of a small net's
     step.)"""
     s = 0.0
     for n in range(x.shape[0]):
-        s += x[n, 0] * dy[n, 0]
+        s += x[n] * dy[n]
     if s * s < largest:
         for block in range(first, last):
             sums[block] = s * s

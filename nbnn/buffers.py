@@ -130,7 +130,7 @@ def layout(net: Registers, array: Array, halo: int = 0, *, dense: bool = False, 
     strides = _strides(net, array, halo, dense)
     per = {"n": "cap", "workers": "threads"}.get(array.memory[0], "")
     first = slots or (1 if per else array.memory[0])
-    size = strides[0] * first if len(strides) > 1 else row_room(net, array.memory[0])
+    size = strides[0] * first if len(strides) > 1 else row_room(net, first)
     return Buffer("", 0, array.memory, strides, size, halo, per, slots, array.share)
 
 
@@ -227,6 +227,8 @@ def row_room(net: Registers, columns: int) -> int:
 
 def _strides(net: Registers, array: Array, halo: int, dense: bool) -> tuple[int, ...]:
     memory = array.memory
+    if len(memory) == 1:
+        return (1,)
     sides = list(memory)
     if len(memory) == 4 and memory[0] == "n":
         sides[1:3] = [s + 2 * halo for s in memory[1:3]]
@@ -239,4 +241,4 @@ def _strides(net: Registers, array: Array, halo: int, dense: bool) -> tuple[int,
             step = row_room(net, step)
     if memory[0] in ("n", "workers"):
         strides[0] = row_room(net, _up(strides[0], 16))
-    return tuple(strides) if len(memory) > 1 else (1,)
+    return tuple(strides)

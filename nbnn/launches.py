@@ -232,8 +232,8 @@ class Planner:
     def bytes(self, names: Iterable[str]) -> int:
         """Of these arrays: of one example where they are a minibatch, of all where they are weights."""
         memories = (self.arrays[n].memory for n in names if n in self.arrays)
-        sides = ((m[1:-1] if m[0] == "n" else m[:-1], m[-1]) for m in memories if m[0] not in ("slots", "workers"))
-        return sum(math.prod(outer) * self.row_bytes(row) for outer, row in sides)
+        sides = ((m[1:] if m[0] == "n" else m) or (1,) for m in memories if m[0] not in ("slots", "workers"))
+        return sum(math.prod(outer) * self.row_bytes(row) for *outer, row in sides)
 
     def touched(self, c: Call) -> set[str]:
         """The names of all that a call reads or fills, labels and other values of the step as well."""

@@ -243,7 +243,7 @@ class Affine(_Weighted):
         if height * width > 1:
             found["ordered"] = Array((height, width, channels, self.units))
         if self._large(*shapes):
-            found |= {name: Array(("n", 1)) for name in LENGTHS}
+            found |= {name: Array(("n",)) for name in LENGTHS}
         return found
 
     def multiply_adds(self, *shapes: Shape) -> int:

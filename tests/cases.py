@@ -932,7 +932,7 @@ def _l2(size: int) -> Callable[[Maker], tuple]:
 
 def trust(label: str, examples: int, largest: float = 1e30, bad: float | None = None) -> Case:
     def build(make: Maker) -> tuple:
-        x, dy = np.abs(make.value(examples, 1)), np.abs(make.value(examples, 1))
+        x, dy = np.abs(make.grad(examples)), np.abs(make.grad(examples))
         if bad is not None:
             dy[-1] = bad
         return x, dy, largest, np.full(3, -1.0)
@@ -942,7 +942,7 @@ def trust(label: str, examples: int, largest: float = 1e30, bad: float | None = 
 
 def lengths(label: str, n: int, shape: tuple[int, int, int], dense: bool = False) -> Case:
     def build(make: Maker) -> tuple:
-        return make.dense(n, *shape) if dense else make.value(n, *shape), make.out(n, 1)
+        return make.dense(n, *shape) if dense else make.value(n, *shape), make.grad_out(n)
 
     return Case("lengths", label, build)
 
@@ -988,7 +988,7 @@ def gather(
         return numbers.astype(dtype), CODES[dtype], np.array([8, 0, 3, 3, 7]), x
 
     def measured(make: Maker) -> tuple:
-        return *build(make), make.out(5, 1)
+        return *build(make), make.grad_out(5)
 
     label = f"{dtype}, {label}"
     return [Case("gather", label, build), Case("gather_lengths", label, measured)]

@@ -70,5 +70,5 @@ def collect_groups(dense, groups, dw):
 
 
 def lengths(x, y):
-    """y[n, 0] = the length of x[n] as a vector."""
-    y[:, 0] = np.sqrt((x * x).sum((1, 2, 3)))
+    """y[n] = the length of x[n] as a vector."""
+    y[...] = np.sqrt((x * x).sum((1, 2, 3)))

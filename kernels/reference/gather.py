@@ -13,7 +13,7 @@ def gather(data, code, rows, x):
 
 
 def gather_lengths(data, code, rows, x, y):
-    """The minibatch, and y[n, 0] = the length of x[n] as a vector."""
+    """The minibatch, and y[n] = the length of x[n] as a vector."""
     gather(data, code, rows, x)
     lengths(x, y)
 

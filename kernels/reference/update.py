@@ -35,8 +35,8 @@ def square_sums(dw, sums):
 
 
 def trust(x, dy, largest, sums):
-    """Count blocks as known where the square of the sum of x[n, 0] * dy[n, 0] over the examples is below `largest`."""
-    bound = np.dot(x[:, 0].astype(np.float64), dy[:, 0].astype(np.float64))
+    """Count blocks as known where the square of the sum of x[n] * dy[n] over the examples is below `largest`."""
+    bound = np.dot(x.astype(np.float64), dy.astype(np.float64))
     if bound * bound < largest:
         sums[...] = bound * bound
 
