@@ -72,6 +72,19 @@ def copy_rows(w: Array4, y: Array4, first: int, last: int):
                     store(to_y, m, load(from_w, m))
 
 
+@inlined
+def turn_block(source, source_step, target, target_step, rows, columns):
+    """target[i * target_step + j] = source[j * source_step + i] for i < rows, j < columns, at most `lanes` of both; a
+    row of the target is a whole register."""
+    if rows == lanes(target) and columns == lanes(target):
+        transpose_block(source, source_step, target, target_step)
+    else:
+        for i in range(rows):
+            store(target, i * target_step, fill(target, 0.0))
+            for j in range(columns):
+                poke(target, i * target_step + j, peek(source, j * source_step + i))
+
+
 @kernel(each="turned", axis=1, grain=16)
 def turn(w: Array3, turned: Array3, first: int, last: int):
     """turned[p, f, c] = w[p, c, f]: the weights as the multiply towards the input wants them."""
@@ -81,13 +94,7 @@ def turn(w: Array3, turned: Array3, first: int, last: int):
         for f in range(first, last, width):
             for c in range(0, channels, width):
                 from_w, to_t = wp + (c * step(w, 1) + f), tp + (f * step(turned, 1) + c)
-                if f + width <= last and c + width <= channels:
-                    transpose_block(from_w, step(w, 1), to_t, step(turned, 1))
-                else:
-                    for i in range(min(width, last - f)):
-                        store(to_t, i * step(turned, 1), fill(turned, 0.0))
-                        for j in range(min(width, channels - c)):
-                            poke(to_t, i * step(turned, 1) + j, peek(from_w, j * step(w, 1) + i))
+                turn_block(from_w, step(w, 1), to_t, step(turned, 1), min(width, last - f), min(width, channels - c))
 
 
 @kernel(each="total", grain=1024)

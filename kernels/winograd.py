@@ -22,9 +22,10 @@ from llvmlite import ir
 from numba import types
 from numba.core.extending import intrinsic
 
+from nbnn.kernels.arrays import turn_block
 from nbnn.kernels.constants import POINTS, TILE, TILE_READS
 from nbnn.kernels.conv import clear_spare
-from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space4, inlined, kernel, own, step
+from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space3, Space4, inlined, kernel, own, step
 from nbnn.kernels.simd import _INT64, at, fill, lanes, load, pointer, spread, store
 from nbnn.kernels.tile import ROWS, in_line, load_tile, multiply, start_tile, store_tile, zero_tile
 
@@ -233,6 +234,25 @@ def winograd_weights(w: Array4, u: Array3, first: int, last: int):
         for f in range(0, w.shape[3], lanes(w)):
             from_w, to_u = pointer(w) + (c * step(w, 2) + f), pointer(u) + (c * step(u, 1) + f)
             _w_to_values(from_w, step(w, 0), step(w, 1), to_u, POINTS * step(u, 0), step(u, 0))
+
+
+@kernel(each="u", axis=1, grain=16, intensity=8)
+def winograd_weights_turned(w: Array4, u: Array3, cells: Space3, first: int, last: int, worker: int):
+    """u[p, f, c] = the value of filter f, channel c at point p. cells[worker] takes a square of channels and filters of
+    each of the nine cells, turned."""
+    width, channels = lanes(w), w.shape[2]
+    room, cell = own(cells, worker), step(cells, 1)
+    for f in range(first, last, width):
+        filters = min(width, last - f)
+        for c in range(0, channels, width):
+            source = pointer(w) + (c * step(w, 2) + f)
+            for i in range(3):
+                for j in range(3):
+                    from_w, to_cell = source + (i * step(w, 0) + j * step(w, 1)), room + (3 * i + j) * cell
+                    turn_block(from_w, step(w, 2), to_cell, width, filters, min(width, channels - c))
+            for k in range(filters):
+                to_u = pointer(u) + ((f + k) * step(u, 1) + c)
+                _w_to_values(room + k * width, 3 * cell, cell, to_u, POINTS * step(u, 0), step(u, 0))
 
 
 @kernel(each="y", intensity=16)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nbnn.graph import INPUT
 from nbnn.launches import SHARES, array_of, name_of
-from nbnn.memory import HELD, Sharing, places, share
+from nbnn.memory import NEVER, Sharing, places, share
 from nbnn.op import LENGTHS, Array, Call, Form
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def plan_buffers(net: Lowered) -> Lowered:
     )
 
 
-def held(capacity: int) -> int:
+def held(net: Lowered, capacity: int) -> int:
     """For how many examples a worker has arrays of its own."""
-    return max(-(-capacity // SHARES), HELD)
+    return max(-(-capacity // SHARES), net.sharing.together)
 
 
 class Registers(Protocol):
@@ -177,16 +177,17 @@ def _sharing(net: Lowered) -> Sharing:
 
 def _spaces(net: Lowered) -> dict[str, int]:
     """Where the arrays of a worker begin in its room: side by side within a call, over those of all other calls."""
-    found: dict[str, int] = {}
+    calls: dict[str, list[list[str]]] = {}  # of each node: what each of its calls has there
     for section in (*net.training, *net.inference, *net.backward):
         for c in section.calls:
             names = [n for n in map(name_of, c.operands) if n in net.arrays and net.arrays[n].memory[0] == "workers"]
-            size = {n: _up(_strides(net, net.arrays[n], 0, False)[0], 16) for n in names}
-            at = max((found[n] + size[n] for n in names if n in found), default=0)
-            for n in names:
-                if n not in found:
-                    found[n] = at
-                    at += size[n]
+            if names:
+                calls.setdefault(net.owners[names[0]][0], []).append(names)
+    found: dict[str, int] = {}
+    for those in calls.values():
+        sizes = {n: _up(_strides(net, net.arrays[n], 0, False)[0], 16) for names in those for n in names}
+        lives = {n: tuple((0, 0) if n in names else NEVER for names in those) for n in sizes}
+        found |= places(sizes, lives, 0)
     return found
 
 

@@ -17,6 +17,7 @@ from nbnn.launches import Launch, array_of
 from nbnn.op import Array
 
 Life = tuple[tuple[int, int], ...]  # (first, last) launch in each function; (1, 0) where it is not touched
+Stretch = tuple[int, int, int]  # launch, part, examples at a time; 0: a share of the minibatch
 NEVER = (1, 0)
 HELD = 8  # examples of which a worker holds arrays of its own, where a sixteenth of the minibatch is not more
 CALLS = 1 << 20  # more than a launch has
@@ -25,11 +26,13 @@ CALLS = 1 << 20  # more than a launch has
 @dataclass(frozen=True)
 class Sharing:
     """`roots` says whose place an array takes, itself at first; `lives` has a life for each root that may share. Roots
-    in `own` lie in each worker's own memory; their lives are counted in calls, those of others in launches."""
+    in `own` lie in each worker's own memory; their lives are counted in calls, those of others in launches. There a
+    worker has at most `together` examples at a time, or one share of the minibatch."""
 
     roots: dict[str, str] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
+    together: int = 0
 
     def apart(self, one: str, other: str) -> bool:
         """Whether two arrays may overlap: one took the other's place, or they never live at one time."""
@@ -47,14 +50,14 @@ class _Touched:
         self.first: dict[str, tuple[int, int]] = {}
         self.last: dict[str, tuple[int, int]] = {}
         self.whole: dict[str, bool] = {}  # filled whole by the call that touches it first
-        self.stretch: dict[str, set[tuple[int, int] | None]] = {}  # None: of more examples at a time than HELD
+        self.stretch: dict[str, set[Stretch | None]] = {}  # None: of more examples at a time than HELD
         self.over: list[tuple[str, str, tuple[int, int]]] = []  # (output, the input that it may lie on, when)
         kernels = names()
         for k, launch in enumerate(launches):
-            stretch: tuple[int, int] | None = None
+            stretch: Stretch | None = None
             for j, part in enumerate(launch.parts):
                 if isinstance(part, int):
-                    stretch = (k, j) if launch.slots or 0 < part <= HELD else None
+                    stretch = (k, j, 0 if launch.slots else part) if launch.slots or 0 < part <= HELD else None
                     continue
                 call, kernel = part[1], kernels[part[1].kernel]
                 filled = {array_of(call.operands[place]) for place in kernel.outputs}
@@ -98,12 +101,14 @@ def share(
     for root, group in members.items():
         if not kept & set(group) and any(name in t.first for t in touched.values() for name in group):
             lives[root] = tuple(_life(t, group, root in own) for t in touched.values())
-    return Sharing(roots, lives, frozenset(own & set(lives)))
+    own &= set(lives)
+    stretches = (s for t in touched.values() for root in own for name in members[root] for s in t.stretch.get(name, ()))
+    return Sharing(roots, lives, frozenset(own), max((s[2] for s in stretches if s), default=0))
 
 
 def _passing(t: _Touched, name: str) -> bool:
     """Whether in one function an array comes and goes while a worker has a few examples in its hands."""
-    stretches = t.stretch.get(name, {(0, 0)})
+    stretches = t.stretch.get(name, {(0, 0, 0)})
     return len(stretches) == 1 and None not in stretches
 
 

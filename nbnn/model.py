@@ -381,7 +381,7 @@ class Model:
             return
         if not self._capacity:
             self._work, self._space = self._arenas("work", "space")
-        own = min(self._step.most_threads(), count) * held(count) * self.lowered.sizes["own_acts"]
+        own = min(self._step.most_threads(), count) * held(self.lowered, count) * self.lowered.sizes["own_acts"]
         needed = (count * self.lowered.sizes["acts"] + own) * np.dtype(self.dtype).itemsize
         try:
             acts = arena(count * self.lowered.sizes["acts"], self.dtype)
@@ -417,7 +417,7 @@ class Model:
 
     def _predict_arguments(self, x: np.ndarray, rows: np.ndarray) -> tuple:
         arenas = self._params, self._state, self._acts, self._work, self._space, self._own_acts
-        sizes = len(rows), self._capacity, held(self._capacity)
+        sizes = len(rows), self._capacity, held(self.lowered, self._capacity)
         return (self._step.threads(), *sizes, *self._step.data(x), rows, *arenas)
 
     def gradient_arguments(self, X: Any, y: Any) -> tuple:
@@ -438,7 +438,7 @@ class Model:
             threads,
             batch,
             self._capacity,
-            held(self._capacity),
+            held(self.lowered, self._capacity),
             *self._step.data(x),
             rows,
             *targets,

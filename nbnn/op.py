@@ -135,7 +135,8 @@ def picture(shape: Shape) -> tuple[int, int, int]:
     return (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
 
 
-# Scratch of these names, a number for each example: what an example adds to the gradient of the op's `w` is no longer than their product.
+# Scratch of these names, a number for each example: what it adds to the gradient of the op's `w` is no longer than
+# their product.
 LENGTHS = ("length_x", "length_dy")
 
 

@@ -15,6 +15,7 @@ TOGETHER = 2 * WHOLE_TILES  # tiles that a worker holds at a time: measured 8 ..
 TOGETHER_BACK = 64  # the same on the way to the weights, where a product adds them up
 CHANNELS_BACK = 64  # channels whose sums a worker holds at a time, on the way to the weights: whole registers
 ITEMS_BACK = 16  # slots times blocks of channels
+SQUARE = 16 * 16  # numbers: as many registers as one has lanes, of the widest
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,6 @@ class WinogradConv(Conv):
             return Array(("workers", POINTS**2, tiles, columns), apart=True)
 
         return {
-            "turned": Array((3, 3, filters, channels)),
             "values": Array((POINTS**2, channels, filters), apart=True),
             "values_turned": Array((POINTS**2, filters, channels), apart=True),
             "no_bias": Array((channels,)),
@@ -70,6 +70,7 @@ class WinogradConv(Conv):
             "held_x": room(TOGETHER_BACK, held),
             "held_dy": room(TOGETHER_BACK, filters),
             "sums": room(held, filters),
+            "cells": Array(("workers", 9, SQUARE)),
             "patch": Array(("workers", TILE_READS, TILE_READS, max(channels, filters))),
             **self.bias_scratch(filters),
         }
@@ -93,8 +94,7 @@ class WinogradConv(Conv):
     def backward_input(self, *shapes: Shape) -> list[Call]:
         room, least = ("tiles_dy", "products", "patch"), -(-TOGETHER // self.tiles(*shapes))
         return [
-            call("turn", Form("cells", "w"), Form("cells", "turned")),
-            call("winograd_weights", Form("flipped", "turned"), "values_turned"),
+            call("winograd_weights_turned", Form("flipped", "w"), "values_turned", "cells"),
             call(
                 "conv_forward_winograd",
                 padded("dy", 2 - self.pad),

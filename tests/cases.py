@@ -305,6 +305,9 @@ def winograd(
     def weights(make: Maker) -> tuple:
         return make.grad(3, 3, channels, filters), make.grad_out(36, channels, filters)
 
+    def turned(make: Maker) -> tuple:
+        return make.grad(3, 3, channels, filters), make.grad_out(36, filters, channels), make.out(2, 9, 256)
+
     def forward(make: Maker) -> tuple:
         room = space(make, together, channels), space(make, together, filters), patch(make)
         x, u = make.value(n, *sides, channels), make.grad(36, channels, filters)
@@ -318,6 +321,7 @@ def winograd(
 
     return [
         Case("winograd_weights", label, weights),
+        Case("winograd_weights_turned", label, turned),
         Case("conv_forward_winograd", label, forward),
         Case("conv_backward_weights_winograd", label, back),
     ]

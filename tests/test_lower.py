@@ -209,16 +209,16 @@ def test_no_view_leaves_its_buffer(graph, dtype, lanes):
     assert calls
     for call, (n, cap, threads) in itertools.product(calls, [(1, 1, 1), (3, 7, 2), (40, 40, 5)]):
         arena = ast.unparse(call.args[0])
-        own = held(cap) if ast.unparse(call.func) == "own" else n  # so many examples come through at a time
-        known = {"n": own, "cap": cap, "min": min, "max": max, "threads": threads, "held": held(cap)}
+        own = held(net, cap) if ast.unparse(call.func) == "own" else n  # so many examples come through at a time
+        known = {"n": own, "cap": cap, "min": min, "max": max, "threads": threads, "held": held(net, cap)}
         start, shape, strides, *apart = (eval(ast.unparse(a), {}, known) for a in call.args[1:])
-        assert apart in ([], [net.sizes["own_acts"] * held(cap)])
+        assert apart in ([], [net.sizes["own_acts"] * held(net, cap)])
         assert min(shape) >= 1
         reach = [(side - 1) * stride for side, stride in zip(shape, strides, strict=True)]
         least, last = start + sum(min(r, 0) for r in reach), start + sum(max(r, 0) for r in reach)
         around = []
         for name, b in net.buffers.items():
-            times = {"cap": cap, "held": held(cap), "": 1}[b.per]
+            times = {"cap": cap, "held": held(net, cap), "": 1}[b.per]
             end = b.start + b.size + (b.strides[0] * (threads - 1) if b.arena == "space" else 0)
             if b.arena == arena and b.start * times <= least and last < end * times:
                 around.append(name)
@@ -237,7 +237,7 @@ def test_the_workers_arrays_of_a_call_lie_side_by_side():
             # each worker has a room of its own, so it may be at another call of a launch than the others
             assert all(b.start + b.size <= net.sizes["space"] == b.strides[0] for b in rooms)
             seen += len(rooms)
-    assert seen == 3 * 3 + 3 * 4 + 2 * 3 + 3 * 3 + 1  # forward, to the weights, to the input, inference; the affine
+    assert seen == 3 * 3 + 3 * 4 + 2 * (1 + 3) + 3 * 3 + 1  # forward, to the weights, to the input, inference; the affine
 
 
 def test_parameters_and_gradients_lie_alike_and_weights_come_first():

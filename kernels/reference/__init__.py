@@ -68,7 +68,12 @@ from nbnn.kernels.reference.pool import (
     max_pool_forward,
 )
 from nbnn.kernels.reference.update import add_l2, average, clip_norm, square_sums, trust, update
-from nbnn.kernels.reference.winograd import conv_backward_weights_winograd, conv_forward_winograd, winograd_weights
+from nbnn.kernels.reference.winograd import (
+    conv_backward_weights_winograd,
+    conv_forward_winograd,
+    winograd_weights,
+    winograd_weights_turned,
+)
 
 __all__ = [
     "add_forward",
@@ -141,4 +146,5 @@ __all__ = [
     "turn",
     "update",
     "winograd_weights",
+    "winograd_weights_turned",
 ]

@@ -44,6 +44,11 @@ def winograd_weights(w, u):
     u[...] = values.reshape(u.shape)
 
 
+def winograd_weights_turned(w, u, cells):
+    """cells is room for the kernel."""
+    winograd_weights(w.transpose(0, 1, 3, 2), u)
+
+
 def conv_forward_winograd(x, u, b, y, v, m, patch):
     """v, m and patch are room for the kernel."""
     count, height, width, filters = y.shape
