@@ -17,7 +17,7 @@ import numpy as np
 from bench import resident
 from bench.nets import NETS, graph_of
 from nbnn import Graph
-from nbnn.initial import initial_values
+from nbnn.initial import fill_initial
 
 CHECKED = 4  # steps whose losses are compared
 LEAST_EXAMPLES = 512
@@ -51,10 +51,12 @@ class Task:
         # small numbers, so that the first steps do not overshoot and blow up what rounding differs in
         self.x = rng.standard_normal((examples, *self.graph.input), np.float32) / 4
         self.y = rng.integers(0, self.graph.output_shape[0], examples)
-        values = {name: value.astype(np.float32) for name, value in initial_values(self.graph, seed=0).items()}
-        kept = {f"{n.name}.{local}" for n in self.graph.nodes for local in n.state(*self.graph.input_shapes(n))}
-        self.params = {name: value for name, value in values.items() if name not in kept}
-        self.state = {name: value for name, value in values.items() if name in kept}
+        self.params, self.state = {}, {}
+        for n in self.graph.nodes:
+            shapes = self.graph.input_shapes(n)
+            for arrays, found in ((self.params, n.params(*shapes)), (self.state, n.state(*shapes))):
+                arrays |= {f"{n.name}.{local}": np.empty(array.shape, np.float32) for local, array in found.items()}
+        fill_initial(self.graph, 0, {**self.params, **self.state})
         self._rng = np.random.default_rng(1)
 
     def rows(self, steps: int, batch: int | None = None) -> np.ndarray:
@@ -76,6 +78,8 @@ class Runner:
         rate = NETS[net].checked_rate
         begun = time.perf_counter()
         self.contestant = make(self.task, **settings)
+        self.task.params.clear()  # the contestant has its own; memory is counted from here on as well
+        self.task.state.clear()
         losses = self.contestant.steps(self.task.rows(1), rate)
         first = time.perf_counter() - begun
         losses += self.contestant.steps(self.task.rows(CHECKED - 1), rate)

@@ -29,6 +29,7 @@ WHOLE_TILES = 24
 
 # winograd: a tile of TILE x TILE places of y reads TILE_READS x TILE_READS places of x; POINTS values along each side
 TILE, TILE_READS, POINTS = 4, 6, 6
+WIDE = 32  # filters whose values a worker has at a time, where it makes them itself
 
 # convolution by halves: A, B, C along the rows and along the columns
 PARTS = 9

@@ -23,7 +23,7 @@ from numba import types
 from numba.core.extending import intrinsic
 
 from nbnn.kernels.arrays import turn_block
-from nbnn.kernels.constants import POINTS, TILE, TILE_READS
+from nbnn.kernels.constants import POINTS, TILE, TILE_READS, WIDE
 from nbnn.kernels.conv import clear_spare
 from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space3, Space4, inlined, kernel, own, step
 from nbnn.kernels.simd import _INT64, at, fill, lanes, load, pointer, spread, store
@@ -187,14 +187,14 @@ _take_x, _take_dy = _taker(_x_to_values, TILE_READS), _taker(_dy_to_values, TILE
 
 
 @inlined
-def _give_y(m, first, count, down, across, patch, y, worker):
-    """The places of tiles first ... of y from their products."""
+def _give_y(m, first, count, down, across, patch, y, start, filters, worker):
+    """The places of tiles first ... of y, filters start ..., from their products."""
     spare, width = own(patch, worker), lanes(y)
     for t in range(count):
         n, i, j = _place_of(first + t, down, across)
         below, right = y.shape[1] - i, y.shape[2] - j
-        for f in range(0, y.shape[3], width):
-            target = pointer(y) + (n * step(y, 0) + i * step(y, 1) + j * step(y, 2) + f)
+        for f in range(0, filters, width):
+            target = pointer(y) + (n * step(y, 0) + i * step(y, 1) + j * step(y, 2) + start + f)
             from_m = own(m, worker) + (t * step(m, 2) + f)
             if below >= TILE and right >= TILE:
                 _values_to_y(from_m, POINTS * step(m, 1), step(m, 1), target, step(y, 1), step(y, 2))
@@ -206,53 +206,65 @@ def _give_y(m, first, count, down, across, patch, y, worker):
 
 
 @inlined
-def _panel(vp, v, up, u, bp, start, mp, m, count, channels, vectors):
+def _panel(vp, v, up, row, bp, start, mp, m, count, channels, vectors):
     for t in range(0, count, ROWS):
         from_v, to_m = in_line(t, count, step(v, 2)), in_line(t, count, step(m, 2))
         c = start_tile(bp, vectors) if start else zero_tile(mp, vectors)
-        store_tile(mp, to_m, multiply(vp, from_v, 0, 0, 1, up, 0, 0, step(u, 1), 1, 1, channels, c))
+        store_tile(mp, to_m, multiply(vp, from_v, 0, 0, 1, up, 0, 0, row, 1, 1, channels, c))
 
 
 @inlined
-def _products(v, u, b, count, channels, filters, m, worker):
-    """m[p, t, f] = sum over c of v[p, t, c] * u[p, c, f]. Point by point, because what belongs to one stays near: panel
-    by panel of filters, each through all points, is 0.6 times as fast with 256 filters, 0.8 times with 64."""
+def _products(v, from_u, point, row, from_b, count, channels, filters, m, worker):
+    """m[p, t, f] = sum over c of v[p, t, c] * u[p, c, f]; `point` and `row` are the steps of u. Point by point, because
+    what belongs to one stays near: panel by panel of filters, each through all points, is 0.6 times as fast with 256
+    filters, 0.8 times with 64."""
     for p in range(POINTS * POINTS):
         for f in range(0, filters, 2 * lanes(v)):
-            vp, up = own(v, worker) + p * step(v, 1), pointer(u) + (p * step(u, 0) + f)
-            mp, bp = own(m, worker) + (p * step(m, 1) + f), pointer(b) + f
+            vp, up = own(v, worker) + p * step(v, 1), from_u + (p * point + f)
+            mp, bp = own(m, worker) + (p * step(m, 1) + f), from_b + f
             if filters - f > lanes(v):
-                _panel(vp, v, up, u, bp, p == ONE, mp, m, count, channels, 2)
+                _panel(vp, v, up, row, bp, p == ONE, mp, m, count, channels, 2)
             else:
-                _panel(vp, v, up, u, bp, p == ONE, mp, m, count, channels, 1)
+                _panel(vp, v, up, row, bp, p == ONE, mp, m, count, channels, 1)
 
 
-@kernel(each="w", axis=2, intensity=8)
-def winograd_weights(w: Array4, u: Array3, first: int, last: int):
-    """u[p, c, f] = the value of filter f, channel c at point p."""
+@inlined
+def _take_w(w, first, last, f0, filters, to_u, point, row):
+    """The values of filters f0 ... of channels first ... last: rows of u."""
     for c in range(first, last):
-        for f in range(0, w.shape[3], lanes(w)):
-            from_w, to_u = pointer(w) + (c * step(w, 2) + f), pointer(u) + (c * step(u, 1) + f)
-            _w_to_values(from_w, step(w, 0), step(w, 1), to_u, POINTS * step(u, 0), step(u, 0))
+        for f in range(0, filters, lanes(w)):
+            from_w = pointer(w) + (c * step(w, 2) + f0 + f)
+            _w_to_values(from_w, step(w, 0), step(w, 1), to_u + (c * row + f), POINTS * point, point)
 
 
-@kernel(each="u", axis=1, grain=16, intensity=8)
-def winograd_weights_turned(w: Array4, u: Array3, cells: Space3, first: int, last: int, worker: int):
-    """u[p, f, c] = the value of filter f, channel c at point p. cells[worker] takes a square of channels and filters of
-    each of the nine cells, turned."""
-    width, channels = lanes(w), w.shape[2]
-    room, cell = own(cells, worker), step(cells, 1)
+@inlined
+def _take_turned(w, first, last, c0, channels, to_u, point, row, cells, worker):
+    """The values of channels c0 ... of filters first ... last: rows of u. cells[worker] takes a square of channels and
+    filters of each of the nine cells, turned."""
+    width, room, cell = lanes(w), own(cells, worker), step(cells, 1)
     for f in range(first, last, width):
         filters = min(width, last - f)
         for c in range(0, channels, width):
-            source = pointer(w) + (c * step(w, 2) + f)
+            source = pointer(w) + ((c0 + c) * step(w, 2) + f)
             for i in range(3):
                 for j in range(3):
                     from_w, to_cell = source + (i * step(w, 0) + j * step(w, 1)), room + (3 * i + j) * cell
                     turn_block(from_w, step(w, 2), to_cell, width, filters, min(width, channels - c))
             for k in range(filters):
-                to_u = pointer(u) + ((f + k) * step(u, 1) + c)
-                _w_to_values(room + k * width, 3 * cell, cell, to_u, POINTS * step(u, 0), step(u, 0))
+                target = to_u + ((f + k) * row + c)
+                _w_to_values(room + k * width, 3 * cell, cell, target, POINTS * point, point)
+
+
+@kernel(each="w", axis=2, intensity=8)
+def winograd_weights(w: Array4, u: Array3, first: int, last: int):
+    """u[p, c, f] = the value of filter f, channel c at point p."""
+    _take_w(w, first, last, 0, w.shape[3], pointer(u), step(u, 0), step(u, 1))
+
+
+@kernel(each="u", axis=1, grain=16, intensity=8)
+def winograd_weights_turned(w: Array4, u: Array3, cells: Space3, first: int, last: int, worker: int):
+    """u[p, f, c] = the value of filter f, channel c at point p."""
+    _take_turned(w, first, last, 0, w.shape[2], pointer(u), step(u, 0), step(u, 1), cells, worker)
 
 
 @kernel(each="y", intensity=16)
@@ -266,8 +278,44 @@ def conv_forward_winograd(
     for tile in range(first * down * across, end, together):
         count = min(together, end - tile)
         _take_x(x, 0, channels, tile, count, down, across, patch, v, worker)
-        _products(v, u, b, count, channels, filters, m, worker)
-        _give_y(m, tile, count, down, across, patch, y, worker)
+        _products(v, pointer(u), step(u, 0), step(u, 1), pointer(b), count, channels, filters, m, worker)
+        _give_y(m, tile, count, down, across, patch, y, 0, filters, worker)
+
+
+@kernel(each="filters", grain=WIDE, intensity=16)
+def conv_winograd_wide(
+    x: Array4,
+    w: Array4,
+    turned: int,
+    filters: int,
+    b: Array1,
+    y: Array4,
+    v: Space4,
+    u: Space4,
+    m: Space4,
+    patch: Space4,
+    cells: Space3,
+    first: int,
+    last: int,
+    worker: int,
+):
+    """The same from w itself, or where `turned` from w with channels and filters exchanged, for pictures of few tiles
+    and weights whose values are more than a cache holds: each worker owns filters of y, WIDE at a time, makes their
+    values and forgets them. What it does again instead are the values of x, which are few."""
+    down, across = (y.shape[1] + TILE - 1) // TILE, (y.shape[2] + TILE - 1) // TILE
+    channels, together, end = x.shape[3], v.shape[2], x.shape[0] * down * across
+    to_u, point, row = own(u, worker), step(u, 1), step(u, 2)
+    for tile in range(0, end, together):
+        count = min(together, end - tile)
+        _take_x(x, 0, channels, tile, count, down, across, patch, v, worker)
+        for f in range(first, last, WIDE):
+            some = min(WIDE, last - f)
+            if turned:
+                _take_turned(w, 0, channels, f, some, to_u, point, row, cells, worker)
+            else:
+                _take_w(w, 0, channels, f, some, to_u, point, row)
+            _products(v, to_u, point, row, pointer(b) + f, count, channels, some, m, worker)
+            _give_y(m, tile, count, down, across, patch, y, f, some, worker)
 
 
 @inlined

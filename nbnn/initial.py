@@ -3,47 +3,53 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from nbnn.graph import Graph
 from nbnn.op import Array
 
+DRAWN = 1 << 16  # numbers drawn together: all of a large array would for a moment need twice its memory once more
 
-def initial_values(graph: Graph, seed: int) -> dict[str, np.ndarray]:
-    """Values by name, in the shapes that people know. Each array has its own random stream, so nodes do not disturb
-    each other."""
-    values = {}
+
+def fill_initial(graph: Graph, seed: int, out: Mapping[str, np.ndarray]) -> None:
+    """Fill the arrays, by name and in the shapes that people know. Each has its own random stream, so nodes do not
+    disturb each other."""
     for place, node in enumerate(graph.nodes):
         shapes = graph.input_shapes(node)
         for number, (local, array) in enumerate({**node.params(*shapes), **node.state(*shapes)}.items()):
             rng = np.random.default_rng((seed, place, number))
-            values[f"{node.name}.{local}"] = _draw(array, getattr(node, "scale", 1.0), rng)
-    return values
+            _fill(out[f"{node.name}.{local}"], array, getattr(node, "scale", 1.0), rng)
 
 
-def _draw(array: Array, scale: float, rng: np.random.Generator) -> np.ndarray:
+def _fill(out: np.ndarray, array: Array, scale: float, rng: np.random.Generator) -> None:
     """he: normal, variance 2 / fan in; xavier: normal, variance 2 / (fan in + fan out); normal: standard deviation
     `scale`."""
     fan_in, fan_out = array.fan
-    if array.init == "he":
-        return rng.standard_normal(array.shape) * math.sqrt(2 / fan_in)
-    if array.init == "xavier":
-        return rng.standard_normal(array.shape) * math.sqrt(2 / (fan_in + fan_out))
+    deviations = {"he": (2, fan_in), "xavier": (2, fan_in + fan_out)}
     if array.init == "normal":
-        return rng.standard_normal(array.shape) * scale
-    if array.init == "dirac":
-        return _dirac(array.shape)
-    if array.init.startswith("constant "):
-        return np.full(array.shape, float(array.init.split()[1]))
-    return np.ones(array.shape) if array.init == "ones" else np.zeros(array.shape)
+        _fill_normal(out, scale, rng)
+    elif array.init in deviations:
+        above, below = deviations[array.init]
+        _fill_normal(out, math.sqrt(above / below), rng)
+    elif array.init == "dirac":
+        _fill_dirac(out)
+    elif array.init.startswith("constant "):
+        out[...] = float(array.init.split()[1])
+    else:
+        out[...] = array.init == "ones"
 
 
-def _dirac(shape: tuple[int, ...]) -> np.ndarray:
+def _fill_normal(out: np.ndarray, deviation: float, rng: np.random.Generator) -> None:
+    rows = max(1, DRAWN // max(1, math.prod(out.shape[1:])))
+    for k in range(0, len(out), rows):
+        part = out[k : k + rows]
+        part[...] = rng.standard_normal(part.shape) * deviation
+
+
+def _fill_dirac(w: np.ndarray) -> None:
     """Weights that hand the input on: 1 where filter and channel agree, in the middle of the window."""
-    if len(shape) == 2:
-        return np.eye(*shape)
-    w = np.zeros(shape)
-    both = np.arange(min(shape[:2]))
-    w[both, both, shape[2] // 2, shape[3] // 2] = 1
-    return w
+    both = np.arange(min(w.shape[:2]))
+    w[...] = 0
+    w[(both, both, *(side // 2 for side in w.shape[2:]))] = 1

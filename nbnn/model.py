@@ -13,7 +13,7 @@ from nbnn.arrays import Arrays, arena, people_view
 from nbnn.buffers import held
 from nbnn.compiling import Lock
 from nbnn.graph import Graph
-from nbnn.initial import initial_values
+from nbnn.initial import fill_initial
 from nbnn.kernels.constants import BLOCK
 from nbnn.lower import Lowered, lower
 from nbnn.pace import Pace
@@ -108,8 +108,7 @@ class Model:
         self.params, self.grads, self.state = map(self._named, kinds, (self._params, self._grads, self._state))
         if draw:
             try:
-                for name, start in initial_values(graph, self.seed).items():
-                    (self.params if name in self.params else self.state)[name] = start
+                fill_initial(graph, self.seed, {**self.params, **self.state})
             except MemoryError:
                 raise self._too_large() from None
         self.steps_taken = 0  # also what dropout's random numbers of the next step are keyed by

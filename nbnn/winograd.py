@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbnn.kernels.constants import POINTS, TILE, TILE_READS, WHOLE_TILES
+from nbnn.kernels.constants import POINTS, TILE, TILE_READS, WHOLE_TILES, WIDE
 from nbnn.op import Array, Call, Form, Shape, call, padded
 from nbnn.ops import Conv
 
@@ -15,6 +15,8 @@ TOGETHER = 2 * WHOLE_TILES  # tiles that a worker holds at a time: measured 8 ..
 TOGETHER_BACK = 64  # the same on the way to the weights, where a product adds them up
 CHANNELS_BACK = 64  # channels whose sums a worker holds at a time, on the way to the weights: whole registers
 ITEMS_BACK = 16  # slots times blocks of channels
+WIDE_VALUES = 1 << 22  # values of weights of which workers make a few at a time, where a picture is WIDE_TILES
+WIDE_TILES = 1
 SQUARE = 16 * 16  # numbers: as many registers as one has lanes, of the widest
 
 
@@ -58,15 +60,20 @@ class WinogradConv(Conv):
         def room(tiles: int, columns: int) -> Array:
             return Array(("workers", POINTS**2, tiles, columns), apart=True)
 
+        if self._wide(*shapes):
+            products, together = WIDE, TOGETHER_BACK
+        else:
+            products, together = max(channels, filters), TOGETHER
         return {
             "values": Array((POINTS**2, channels, filters), apart=True),
             "values_turned": Array((POINTS**2, filters, channels), apart=True),
             "no_bias": Array((channels,)),
             "parts_w": Array(("slots", 3, 3, channels, filters), slots=slots, share=share),
             "parts_b": Array(("slots", filters), slots=slots, share=share),
-            "tiles_x": room(TOGETHER, channels),
-            "tiles_dy": room(TOGETHER, filters),
-            "products": room(TOGETHER, max(channels, filters)),
+            "tiles_x": room(together, channels),
+            "tiles_dy": room(together, filters),
+            "products": room(together, products),
+            "few_values": room(max(channels, filters), WIDE),
             "held_x": room(TOGETHER_BACK, held),
             "held_dy": room(TOGETHER_BACK, filters),
             "sums": room(held, filters),
@@ -75,7 +82,14 @@ class WinogradConv(Conv):
             **self.bias_scratch(filters),
         }
 
+    def _wide(self, *shapes: Shape) -> bool:
+        return POINTS**2 * shapes[0][0] * self.filters >= WIDE_VALUES and self.tiles(*shapes) <= WIDE_TILES
+
     def forward(self, *shapes: Shape) -> list[Call]:
+        if self._wide(*shapes):
+            room = "few_values", "products", "patch", "cells"
+            x = padded("x", self.pad)
+            return [call("conv_winograd_wide", x, "w", 0, self.filters, "b", "y", "tiles_x", *room)]
         room, least = ("tiles_x", "products", "patch"), -(-TOGETHER // self.tiles(*shapes))
         return [
             call("winograd_weights", "w", "values"),
@@ -92,6 +106,10 @@ class WinogradConv(Conv):
         ]
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
+        if self._wide(*shapes):
+            room = "few_values", "products", "patch", "cells"
+            w, dy = Form("flipped", "w"), padded("dy", 2 - self.pad)
+            return [call("conv_winograd_wide", dy, w, 1, shapes[0][0], "no_bias", "dx", "tiles_dy", *room)]
         room, least = ("tiles_dy", "products", "patch"), -(-TOGETHER // self.tiles(*shapes))
         return [
             call("winograd_weights_turned", Form("flipped", "w"), "values_turned", "cells"),

@@ -237,7 +237,9 @@ def test_the_workers_arrays_of_a_call_lie_side_by_side():
             # each worker has a room of its own, so it may be at another call of a launch than the others
             assert all(b.start + b.size <= net.sizes["space"] == b.strides[0] for b in rooms)
             seen += len(rooms)
-    assert seen == 3 * 3 + 3 * 4 + 2 * (1 + 3) + 3 * 3 + 1  # forward, to the weights, to the input, inference; the affine
+    assert (
+        seen == 3 * 3 + 3 * 4 + 2 * (1 + 3) + 3 * 3 + 1
+    )  # forward, to the weights and the input, inference; the affine
 
 
 def test_parameters_and_gradients_lie_alike_and_weights_come_first():

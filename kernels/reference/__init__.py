@@ -71,6 +71,7 @@ from nbnn.kernels.reference.update import add_l2, average, clip_norm, square_sum
 from nbnn.kernels.reference.winograd import (
     conv_backward_weights_winograd,
     conv_forward_winograd,
+    conv_winograd_wide,
     winograd_weights,
     winograd_weights_turned,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "conv_forward",
     "conv_forward_halves",
     "conv_forward_winograd",
+    "conv_winograd_wide",
     "copy",
     "copy_channels",
     "copy_rows",

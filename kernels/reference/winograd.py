@@ -49,6 +49,14 @@ def winograd_weights_turned(w, u, cells):
     winograd_weights(w.transpose(0, 1, 3, 2), u)
 
 
+def conv_winograd_wide(x, w, turned, filters, b, y, v, u, m, patch, cells):
+    """v, u, m, patch and cells are room for the kernel."""
+    w = w.transpose(0, 1, 3, 2) if turned else w
+    values = np.empty((POINTS**2, *w.shape[2:]), w.dtype)
+    winograd_weights(w, values)
+    conv_forward_winograd(x, values, b, y, v, m, patch)
+
+
 def conv_forward_winograd(x, u, b, y, v, m, patch):
     """v, m and patch are room for the kernel."""
     count, height, width, filters = y.shape
