@@ -24,6 +24,9 @@ MOVES = (1 << 20) - 1
 GELU_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 GELU_CUBE = 0.044715
 
+# the places of maxima in windows of at most so many are bytes: 0 says that there is none
+BYTE_PLACES = 255
+
 # a tile of the multiply has 6 or 8 rows, by machine: work in multiples of this leaves none of them half empty on either
 WHOLE_TILES = 24
 

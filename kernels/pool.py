@@ -10,8 +10,9 @@ Each worker owns whole examples of y, or of dx. A tie goes to the first maximum 
 """
 
 from nbnn.kernels.activation import floor
+from nbnn.kernels.constants import BYTE_PLACES
 from nbnn.kernels.jit import Array4, inlined, kernel, step
-from nbnn.kernels.simd import fill, is_nan, lanes, load, pointer, select, store
+from nbnn.kernels.simd import fill, is_nan, lanes, load, load_bytes, pointer, select, store, store_bytes
 
 
 @inlined
@@ -39,8 +40,8 @@ def _window(place, stride, pad, reach, length):
 
 @inlined
 def _first(i, j, top, left, wide, stride, pad):
-    """The place within its window of what lies at top, left of the picture."""
-    return (top - i * stride + pad) * wide + left - j * stride + pad
+    """The place within its window of what lies at top, left of the picture, counted from 1."""
+    return (top - i * stride + pad) * wide + left - j * stride + pad + 1
 
 
 @inlined
@@ -52,7 +53,7 @@ def _larger(value, place, best, where, x):
 
 @inlined
 def _maximum(xp, x, low, place, wide, top, bottom, left, right):
-    """The first maximum of a window and its place there; -1 and what a relu makes of it where that is all."""
+    """The first maximum of a window and its place there; 0 and what a relu makes of it where that is all."""
     down, on = step(x, 1), step(x, 2)
     corner = xp + (top * down + left * on)
     best, where = load(corner, 0), fill(x, place)
@@ -65,7 +66,7 @@ def _maximum(xp, x, low, place, wide, top, bottom, left, right):
             for v in range(right - left):
                 best, where = _larger(load(corner, u * down + v * on), place + u * wide + v, best, where, x)
     nothing = best <= low
-    return select(nothing, low, best), select(nothing, fill(x, -1.0), where)
+    return select(nothing, low, best), select(nothing, fill(x, 0.0), where)
 
 
 @kernel(each="x", intensity=2, fills=2)
@@ -81,9 +82,10 @@ def max_pool_forward(
     first: int,
     last: int,
 ):
-    """`places` remembers the place u*wide + v of the maximum, or -1: so nobody needs x again, the largest array of many
-    nets, and the way back is twice as fast as a search. (2x2 windows written out are twice as fast as loops.)"""
-    low = floor(x, rectify)
+    """`places` remembers the place u*wide + v + 1 of the maximum, or 0: so nobody needs x again, the largest array of
+    many nets, and the way back is twice as fast as a search. Its rows are of bytes where BYTE_PLACES are enough. (2x2
+    windows written out are twice as fast as loops.)"""
+    low, as_bytes = floor(x, rectify), tall * wide <= BYTE_PLACES
     for n in range(first, last):
         xn = pointer(x) + n * step(x, 0)
         for i in range(y.shape[1]):
@@ -95,7 +97,10 @@ def max_pool_forward(
                 for c in range(0, y.shape[3], lanes(y)):
                     best, where = _maximum(xn + c, x, low, place, wide, top, bottom, left, right)
                     store(to_y, c, best)
-                    store(to_places, c, where)
+                    if as_bytes:
+                        store_bytes(to_places, c, where)
+                    else:
+                        store(to_places, c, where)
 
 
 @inlined
@@ -108,6 +113,7 @@ def _there(where, place, given, dx):
 def _max_gradients(places, dy, tall, wide, stride, pad, n, dx, fresh):
     """dy of each window where its maximum was found: fresh, with zeros elsewhere, or added to that of other windows."""
     dxn, down, on = pointer(dx) + n * step(dx, 0), step(dx, 1), step(dx, 2)
+    as_bytes = tall * wide <= BYTE_PLACES
     for i in range(dy.shape[1]):
         top, bottom = _window(i, stride, pad, tall, dx.shape[1])
         for j in range(dy.shape[2]):
@@ -115,7 +121,8 @@ def _max_gradients(places, dy, tall, wide, stride, pad, n, dx, fresh):
             place = _first(i, j, top, left, wide, stride, pad)
             from_places, from_dy = _at(places, n, i, j), _at(dy, n, i, j)
             for c in range(0, dy.shape[3], lanes(dy)):
-                where, given = load(from_places, c), load(from_dy, c)
+                where = load_bytes(from_places, c) if as_bytes else load(from_places, c)
+                given = load(from_dy, c)
                 corner = dxn + (top * down + left * on + c)
                 if fresh and bottom - top == 2 and right - left == 2:
                     store(corner, 0, _there(where, place, given, dx))

@@ -183,6 +183,36 @@ def store(typing, p, offset, value):
     return types.void(p, types.int64, Register(p.dtype)), emit
 
 
+def _bytes_at(builder, pointer, offset, kind):
+    """The place `offset` bytes behind pointer, as one of as many bytes as a register has numbers."""
+    byte, bytes_ = ir.IntType(8), ir.VectorType(ir.IntType(8), kind.lanes)
+    return builder.bitcast(builder.gep(builder.bitcast(pointer, byte.as_pointer()), [offset]), bytes_.as_pointer())
+
+
+@intrinsic
+def load_bytes(typing, p, offset):
+    """A register of the bytes from the one that lies `offset` bytes behind p."""
+
+    def emit(context, builder, sig, args):
+        found = builder.load(_bytes_at(builder, *args, p), align=1)
+        return builder.sitofp(builder.zext(found, ir.VectorType(_INT32, p.lanes)), p.vector)
+
+    return Register(p.dtype)(p, types.int64), emit
+
+
+@intrinsic
+def store_bytes(typing, p, offset, value):
+    """Whole numbers of 0 ... 255 as bytes, from the one that lies `offset` bytes behind p."""
+
+    def emit(context, builder, sig, args):
+        whole = builder.fptosi(args[2], ir.VectorType(_INT32, p.lanes))
+        place = _bytes_at(builder, args[0], args[1], p)
+        builder.store(builder.trunc(whole, ir.VectorType(ir.IntType(8), p.lanes)), place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(p, types.int64, Register(p.dtype)), emit
+
+
 @intrinsic
 def peek(typing, p, offset):
     """The one number p[offset]."""

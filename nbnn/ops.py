@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbnn.kernels.constants import WHOLE_TILES
+from nbnn.kernels.constants import BYTE_PLACES, WHOLE_TILES
 from nbnn.op import (
     LENGTHS,
     MAX_SIZE,
@@ -337,7 +337,8 @@ class MaxPool(_Pool):
 
     def scratch(self, *shapes: Shape) -> dict[str, Array]:
         channels, height, width = self.shape(*shapes)
-        return {"places": Array(("n", height, width, channels))}
+        room = -(-channels // 4) if math.prod(self.window) <= BYTE_PLACES else channels  # float32 has room for 4 bytes
+        return {"places": Array(("n", height, width, room))}
 
     def forward(self, *shapes: Shape) -> list[Call]:
         return [call("max_pool_forward", "x", *self.window, self.hop, self.pad, self.rectify, "y", "places")]

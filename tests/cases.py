@@ -555,7 +555,8 @@ def pool(
         return pictures(make), tall, wide, stride, pad, make.out(*out)
 
     def max_forward(make: Maker) -> tuple:
-        return pictures(make), tall, wide, stride, pad, rectify, make.out(*out), make.out(*out)
+        room = -(-channels // 4) if tall * wide <= 255 else channels
+        return pictures(make), tall, wide, stride, pad, rectify, make.out(*out), make.out(*out[:3], room)
 
     def max_backward(make: Maker) -> tuple:
         *_, places = found = max_forward(make)
@@ -605,6 +606,8 @@ POOL = [
     *pool("2x3, windows apart", (2, 7, 10, 5), (2, 3), 3),
     *pool("3x2, windows overlap, padding", (2, 6, 5, 17), (3, 2), 2, 1),
     *pool("1x1", (1, 3, 2, 1), 1, 1),
+    *pool("the largest window whose places are bytes", (2, 15, 17, 9), (15, 17), 1),
+    *pool("16x16: places that are no bytes", (2, 17, 18, 5), 16, 1),
     *pool("ties: the first maximum gets the gradient", (2, 6, 7, 17), 3, 2, 1, _whole_numbers),
     *pool("a NaN is a maximum", (2, 6, 6, 5), 3, 2, 1, _some_nan),
     *pool("nothing but -inf, and padding", (1, 4, 4, 3), 2, 2, 1, _all_low),

@@ -23,6 +23,7 @@ from soak import times
 import nbnn
 from nbnn.kernels import names, reference
 from nbnn.kernels.jit import Kernel, Space3, Space4
+from nbnn.kernels.reference.pool import places_of
 from nbnn.kernels.simd import lanes_of
 
 DTYPES = ("float32", "float64")
@@ -114,10 +115,18 @@ def demand_equal(found: np.ndarray, wanted: np.ndarray, case: Case, dtype: str) 
 def demand_equal_arguments(found: tuple, wanted: tuple, case: Case, dtype: str) -> None:
     for name, a, b in zip(inspect.signature(KERNELS[case.kernel]).parameters, found, wanted, strict=True):
         if isinstance(b, np.ndarray):
+            if name == "places":
+                a, b = (np.array(places_of(p, *_window(case, found))) for p in (a, b))
             try:
                 demand_equal(a, b, case, dtype)
             except AssertionError as problem:
                 raise AssertionError(f"{case}, {dtype}: {name}: {problem}") from None
+
+
+def _window(case: Case, arguments: tuple) -> tuple[int, int, int]:
+    """Sides of the windows of a max pool, and the channels of its result."""
+    named = dict(zip(inspect.signature(KERNELS[case.kernel]).parameters, arguments, strict=True))
+    return named["tall"], named["wide"], named["y" if "y" in named else "dy"].shape[3]
 
 
 def width_with_room(array: np.ndarray, case: Case) -> int:
