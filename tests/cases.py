@@ -313,6 +313,12 @@ def winograd(
         x, u = make.value(n, *sides, channels), make.grad(36, channels, filters)
         return x, u, make.grad(filters), make.out(n, *out, filters), *room
 
+    def wide(make: Maker, turned: int) -> tuple:
+        inner, outer = (filters, channels) if turned else (channels, filters)
+        x, w = make.value(n, *sides, inner), make.grad(3, 3, channels, filters)
+        room = space(make, together, inner), space(make, inner, 32), space(make, together, 32), patch(make)
+        return x, w, turned, outer, make.grad(outer), make.out(n, *out, outer), *room, make.out(2, 9, 256)
+
     def back(make: Maker) -> tuple:
         dw, db = make.grad_out(slots, 3, 3, channels, filters), make.grad_out(slots, filters)
         room = space(make, together, held), space(make, together, filters), space(make, held, filters)
@@ -323,6 +329,8 @@ def winograd(
         Case("winograd_weights", label, weights),
         Case("winograd_weights_turned", label, turned),
         Case("conv_forward_winograd", label, forward),
+        Case("conv_winograd_wide", label, lambda make: wide(make, 0)),
+        Case("conv_winograd_wide", f"{label}, turned", lambda make: wide(make, 1)),
         Case("conv_backward_weights_winograd", label, back),
     ]
 

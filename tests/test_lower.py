@@ -25,6 +25,7 @@ from nbnn import (
     Conv,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Graph,
     GraphError,
     GroupNorm,
@@ -240,6 +241,58 @@ def test_the_workers_arrays_of_a_call_lie_side_by_side():
     assert (
         seen == 3 * 3 + 3 * 4 + 2 * (1 + 3) + 3 * 3 + 1
     )  # forward, to the weights and the input, inference; the affine
+
+
+def residual(blocks: int, side: int = 8, inputs: tuple[str, ...] = ()) -> Graph:
+    """x0, x1 ... are what goes from block to block; `inputs` are added as well in each."""
+
+    def layer(name: str | None = None) -> list:
+        return [Conv(16, 3, pad=1), BatchNorm(), ReLU(name=name)]
+
+    nodes = layer("x0")
+    for k in range(blocks):
+        nodes += [*layer(), *layer(f"f{k}"), Add(inputs=(f"x{k}", f"f{k}", *inputs), name=f"x{k + 1}")]
+    return Graph([*nodes, GlobalAvgPool(), Affine(10)], input=(3, side, side), loss="softmax")
+
+
+def made_again(graph: Graph) -> set[str]:
+    return {name.removesuffix("_again") for name in lower(graph, lanes=16).arrays if name.endswith("_again")}
+
+
+def test_sums_of_a_norm_and_what_is_kept_are_made_once_more():
+    """x2 from x1, which therefore is kept; x0, which nobody needs for that, like all norms that only weights need."""
+    found = made_again(residual(3))
+    assert {"x2", "bn5", "bn1"} <= found
+    assert found.isdisjoint({"x1", "x3"})
+    assert made_again(residual(3, inputs=("x0",))).isdisjoint({"x1", "x2", "x3"})  # three are added in two calls
+
+
+def cheap(filters: int) -> Graph:
+    """A first convolution of 3 products for each of its numbers, and one that has many."""
+    rest = [BatchNorm(), ReLU(), Conv(64, 3, pad=1), BatchNorm(), ReLU(), GlobalAvgPool(), Affine(10)]
+    return Graph([Conv(filters, 1), *rest], input=(3, 8, 8), loss="softmax")
+
+
+def test_first_convolutions_are_made_once_more_where_that_is_a_hundredth_of_the_step():
+    assert "conv1" in made_again(cheap(4))
+    assert "conv1" not in made_again(residual(3))
+
+
+@pytest.mark.parametrize(
+    "graph", [residual(3), residual(2, inputs=("x0",)), cheap(4)], ids=["sums of two", "sums of three", "convolution"]
+)
+def test_what_is_made_once_more_is_the_same(graph, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((9, *graph.input)).astype(np.float32), rng.integers(0, 10, 9)
+    found = []
+    for _ in range(2):
+        model = nbnn.compile(graph, seed=1)
+        losses = model.train_steps(x, y, steps=3)
+        found.append((model.source().count("_again"), [a.tobytes() for a in (losses, *model.state_dict().values())]))
+        for way in ("again", "from_minibatch"):
+            monkeypatch.setattr(f"nbnn.lower._Scope.{way}", lambda self, training, backward: backward)
+    assert found[0][0] > 0 == found[1][0]
+    assert found[0][1] == found[1][1]
 
 
 def test_parameters_and_gradients_lie_alike_and_weights_come_first():

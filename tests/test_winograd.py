@@ -57,6 +57,22 @@ def test_which_convolutions_go_this_way(conv, shape, wanted):
     assert "winograd" not in lower(graph, lanes=1).source  # the reference is a plain sum
 
 
+def test_wide_layers_on_small_pictures_make_their_values_as_they_go(monkeypatch):
+    """And so to the bit what comes of values that are made before; there are more examples than a worker takes."""
+    graph = Graph([Conv(352, 3, pad=1), ReLU(), Conv(344, 3, pad=1), Affine(5)], input=(16, 4, 4), loss="softmax")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((70, *graph.input)).astype(np.float32), rng.integers(0, 5, 70)
+    found = []
+    for tiles in (1, 0):
+        monkeypatch.setattr(nbnn.winograd, "WIDE_TILES", tiles)
+        model = nbnn.compile(graph, seed=1)
+        assert model.source().count("conv_winograd_wide(") == (3 if tiles else 0)  # to predict, forward, to the input
+        losses = model.train_steps(x, y, steps=2)
+        found.append([a.tobytes() for a in (losses, model.loss(x), *model.params.values())])
+        model.verify(batch=3)
+    assert found[0] == found[1]
+
+
 def both_ways(nodes, shape, **options):
     graph = Graph(nodes, input=shape, loss="mse")
     return [nbnn.compile(graph, algorithm=a, **options) for a in ("auto", "direct")]
