@@ -78,6 +78,10 @@ DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "Winograd: points off multiples of 1 KiB": (_points_in_step, ("vgg",)),
     "Winograd: 48 and 64 tiles held, not 8 and 8": (_tiles(8, 8), ("vgg",)),
     "Winograd: 48 and 64 tiles held, not 96 and 128": (_tiles(96, 128), ("vgg",)),
+    "Winograd: wide layers without all values": (
+        lambda: mock.patch.object(winograd, "WIDE_TILES", 0),
+        ("resnet9",),
+    ),
     "convolution by halves": (
         lambda: mock.patch.object(halves.HalvedConv, "of", lambda *a: None),
         ("course7x7",),
@@ -97,6 +101,10 @@ DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "arrays share memory": (
         lambda: mock.patch.object(buffers, "_sharing", lambda net: memory.Sharing()),
         ("vgg", "course3x3"),
+    ),
+    "sums and first convolutions made once more": (
+        lambda: mock.patch.multiple(lower, REMADE=("norm_forward",), CHEAP=0.0),
+        ("resnet9",),
     ),
     "calls joined into launches": (
         lambda: mock.patch.object(launches.Planner, "plan", lambda self, sections: alone(sections)),

@@ -167,7 +167,7 @@ def _taker(to_values, size):
     @inlined
     def take(x, c0, channels, first, count, down, across, patch, v, worker):
         """v[p, t] = the values of tile first + t at point p, channels c0 ... c0 + channels of x."""
-        spare, room = own(patch, worker), step(v, 2)
+        spare, room = own(patch, worker), step(patch, 2)
         for t in range(count):
             n, i, j = _place_of(first + t, down, across)
             source = pointer(x) + (n * step(x, 0) + i * step(x, 1) + j * step(x, 2) + c0)

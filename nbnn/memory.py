@@ -17,9 +17,9 @@ from nbnn.launches import Launch, array_of
 from nbnn.op import Array
 
 Life = tuple[tuple[int, int], ...]  # (first, last) launch in each function; (1, 0) where it is not touched
-Stretch = tuple[int, int, int]  # launch, part, examples at a time; 0: a share of the minibatch
+Stretch = tuple[int, int, int]  # launch, part, examples at a time, in shares of a small minibatch
 NEVER = (1, 0)
-HELD = 8  # examples of which a worker holds arrays of its own, where a sixteenth of the minibatch is not more
+HELD = 8  # examples: what goes through with more of them at a time is no array of a worker's own
 CALLS = 1 << 20  # more than a launch has
 
 
@@ -27,7 +27,7 @@ CALLS = 1 << 20  # more than a launch has
 class Sharing:
     """`roots` says whose place an array takes, itself at first; `lives` has a life for each root that may share. Roots
     in `own` lie in each worker's own memory; their lives are counted in calls, those of others in launches. There a
-    worker has at most `together` examples at a time, or one share of the minibatch."""
+    worker has at most `together` examples at a time, or a sixteenth of the minibatch where that is more."""
 
     roots: dict[str, str] = field(default_factory=dict)
     lives: dict[str, Life] = field(default_factory=dict)
@@ -57,7 +57,10 @@ class _Touched:
             stretch: Stretch | None = None
             for j, part in enumerate(launch.parts):
                 if isinstance(part, int):
-                    stretch = (k, j, 0 if launch.slots else part) if launch.slots or 0 < part <= HELD else None
+                    if launch.slots:  # so many are still one share: `share` each would not do for two
+                        stretch = (k, j, 2 * arrays[launch.slots].share - 1)
+                    else:
+                        stretch = (k, j, part) if 0 < part <= HELD else None
                     continue
                 call, kernel = part[1], kernels[part[1].kernel]
                 filled = {array_of(call.operands[place]) for place in kernel.outputs}

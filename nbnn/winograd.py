@@ -17,6 +17,7 @@ CHANNELS_BACK = 64  # channels whose sums a worker holds at a time, on the way t
 ITEMS_BACK = 16  # slots times blocks of channels
 WIDE_VALUES = 1 << 22  # values of weights of which workers make a few at a time, where a picture is WIDE_TILES
 WIDE_TILES = 1
+WIDE_WAY, WIDE_ROOM = "conv_winograd_wide", ("few_values", "products", "patch", "cells")
 SQUARE = 16 * 16  # numbers: as many registers as one has lanes, of the widest
 
 
@@ -87,9 +88,7 @@ class WinogradConv(Conv):
 
     def forward(self, *shapes: Shape) -> list[Call]:
         if self._wide(*shapes):
-            room = "few_values", "products", "patch", "cells"
-            x = padded("x", self.pad)
-            return [call("conv_winograd_wide", x, "w", 0, self.filters, "b", "y", "tiles_x", *room)]
+            return [call(WIDE_WAY, padded("x", self.pad), "w", 0, self.filters, "b", "y", "tiles_x", *WIDE_ROOM)]
         room, least = ("tiles_x", "products", "patch"), -(-TOGETHER // self.tiles(*shapes))
         return [
             call("winograd_weights", "w", "values"),
@@ -107,9 +106,8 @@ class WinogradConv(Conv):
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
         if self._wide(*shapes):
-            room = "few_values", "products", "patch", "cells"
             w, dy = Form("flipped", "w"), padded("dy", 2 - self.pad)
-            return [call("conv_winograd_wide", dy, w, 1, shapes[0][0], "no_bias", "dx", "tiles_dy", *room)]
+            return [call(WIDE_WAY, dy, w, 1, shapes[0][0], "no_bias", "dx", "tiles_dy", *WIDE_ROOM)]
         room, least = ("tiles_dy", "products", "patch"), -(-TOGETHER // self.tiles(*shapes))
         return [
             call("winograd_weights_turned", Form("flipped", "w"), "values_turned", "cells"),

@@ -1,6 +1,7 @@
 """Memory safety over random shapes: kernels and ops between guard pages, and arrays of more than 2**31 numbers."""
 
 import collections
+import itertools
 import json
 import math
 import mmap
@@ -320,6 +321,8 @@ SHAPES_READ = {
     AvgPool: PICTURES,
     GlobalAvgPool: PICTURES,
 }
+# Of 256 numbers a row takes more room than of 260; and values of weights that are too many to be made before.
+LARGE = [(Conv(260, 3, pad=1), (256, 5, 5)), (Conv(260, 3, pad=1), (256, 3, 3)), (Conv(346, 3, pad=1), (344, 3, 4))]
 KINDS = (Conv, Conv, Conv, Conv, Conv, MaxPool, AvgPool, GlobalAvgPool, *STATELESS)
 
 
@@ -329,10 +332,12 @@ def run_ops(count: int) -> None:
     reached: collections.Counter[str] = collections.Counter()
 
     def stay_inside(kind: Any, data: Any, at_end: bool, dtype: str, n: int) -> None:
+        shape = data.draw(SHAPES_READ.get(kind, SHAPES))
+        one(data.draw(ops(shape, (kind,))), shape, at_end, dtype, n)
+
+    def one(op: Any, shape: tuple[int, ...], at_end: bool, dtype: str, n: int) -> None:
         place, rng = guarded(at_end), np.random.default_rng(0)
         nbnn.eager.arena = lambda size, dtype: place(np.zeros(size, dtype))
-        shape = data.draw(SHAPES_READ.get(kind, SHAPES))
-        op = data.draw(ops(shape, (kind,)))
         side = "ending at" if at_end else "beginning behind"
         os.write(1, f"{op} of {n} x {shape}, {dtype}, {side} a guard page\n".encode())
         eager = nbnn.eager.Eager(op, shape, dtype)
@@ -346,6 +351,8 @@ def run_ops(count: int) -> None:
         assert all(np.isfinite(value).all() for value in found.values())
         reached[type(eager.op).__name__] += 1
 
+    for (op, shape), at_end, dtype in itertools.product(LARGE, (True, False), DTYPES):
+        one(op, shape, at_end, dtype, 2)
     for kind, share in collections.Counter(KINDS).items():
         given_kind = given(st.just(kind), st.data(), st.booleans(), st.sampled_from(DTYPES), whole(1, 5))
         often(-(-count * share // len(KINDS)))(given_kind(stay_inside))()
