@@ -16,7 +16,7 @@ import nbnn
 from bench.contest import Options, PeerError, child
 from bench.nets import graph_of
 from bench.report import Table, agreed, verdict
-from nbnn import buffers, codegen, halves, launches, lower, memory, ops, winograd
+from nbnn import buffers, codegen, halves, launches, lower, memory, ops, remade, winograd
 from nbnn.launches import alone
 from nbnn.op import Call, call
 from nbnn.pace import Pace
@@ -103,7 +103,7 @@ DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("vgg", "course3x3"),
     ),
     "sums and first convolutions made once more": (
-        lambda: mock.patch.multiple(lower, REMADE=("norm_forward",), CHEAP=0.0),
+        lambda: mock.patch.multiple(remade, REMADE=("norm_forward",), CHEAP=0.0),
         ("resnet9",),
     ),
     "calls joined into launches": (

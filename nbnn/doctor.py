@@ -84,7 +84,7 @@ NETS = {
         input=(6, 16, 16),
         loss="svm",
     ),
-    "wide": Graph([*(Conv(352, 3, pad=1), Conv(344, 3, pad=1)), Affine(3)], input=(16, 4, 4), loss="softmax"),
+    "wide": Graph([Conv(342, 3, pad=1), Affine(3)], input=(342, 4, 4), loss="softmax"),
     "averages": Graph([Conv(4, 1), GlobalAvgPool(), Affine(3)], input=(2, 5, 4), loss="softmax"),
     "numbers": Graph([Affine(160), GELU(), LayerNorm(), Affine(33), ReLU(), Affine(3)], input=(120,), loss="mse"),
 }

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from nbnn.buffers import Buffer, itemsize, plan_buffers, row_room, slot_counts
@@ -25,12 +25,10 @@ from nbnn.launches import Launch, Planner, Section, alone, array_of, name_of
 from nbnn.losses import to_plain
 from nbnn.memory import Sharing
 from nbnn.op import Array, Call, Form, Op, Shape, call, picture
+from nbnn.remade import made_once_more
 from nbnn.words import align, times
 
 TO_WEIGHTS, TO_INPUT = "to the weights", "to the input"  # directions of a backward section
-REMADE = ("norm_forward", "add_forward")  # kernels that pass once over memory
-WAYS = 3  # forward and those two have as many products each
-CHEAP = 0.01  # of a step
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def route(net: Lowered) -> Lowered:
             words["target"] = scope.declare("target", graph.output, "target", tensor_array(graph.output_shape))
             data = tuple(Form("value", word) for word in ("target_data", "target_code", "indices"))
             targets = call("gather", *data, words["target"])
-        backward.append(Section("loss", repr(to_plain(graph.loss)), (targets, _rename(graph.loss.call(), words)), ""))
+        backward.append(Section("loss", repr(to_plain(graph.loss)), (targets, graph.loss.call().renamed(words)), ""))
         reached.add(graph.output)
         for section in net.backward:
             node = scope.nodes[section.node]
@@ -170,10 +168,11 @@ def route(net: Lowered) -> Lowered:
         if node.passes:
             source = (node.inputs or ())[0]
             aliases[node.name or ""] = aliases.get(source, source)
-    inference = tuple(replace(s, calls=tuple(_rename(c, aliases) for c in s.calls)) for s in inference)
+    inference = tuple(replace(s, calls=tuple(c.renamed(aliases) for c in s.calls)) for s in inference)
     forward = _measured((start, *training))
     if net.lanes > 1:
-        backward = scope.from_minibatch(training, scope.again(training, backward))
+        products = {name: op.multiply_adds(*graph.input_shapes(op)) for name, op in net.ops.items()}
+        backward = made_once_more(scope, training, backward, products)
     return replace(
         net,
         training=_with_frames(forward, set()),
@@ -223,17 +222,6 @@ def tensor_array(shape: Shape) -> Array:
     """The output of a node, as the kernels see it."""
     channels, height, width = picture(shape)
     return Array(("n", height, width, channels))
-
-
-def _rename(c: Call, words: dict[str, str]) -> Call:
-    """The call with its names looked up; numbers and runtime values stay."""
-
-    def one(operand: object) -> object:
-        if isinstance(operand, Form) and operand.kind != "value":
-            return operand._replace(name=words.get(operand.name, operand.name))
-        return words.get(operand, operand) if isinstance(operand, str) else operand
-
-    return c._replace(operands=tuple(one(o) for o in c.operands))
 
 
 class _Scope:
@@ -296,7 +284,7 @@ class _Scope:
     def numbered(self, node: str, calls: tuple[Call, ...], words: dict[str, str]) -> list[Call]:
         """The calls with their names looked up; dropout's random numbers are keyed by the place of its node."""
         index = list(self.nodes).index(node) + 1
-        found = [_rename(c, words) for c in calls]
+        found = [c.renamed(words) for c in calls]
         return [
             c._replace(operands=tuple(index if o == Form("value", "node") else o for o in c.operands)) for c in found
         ]
@@ -323,76 +311,6 @@ class _Scope:
             return []
         wanted = tuple(c for c in section.calls if not unwanted & set(map(str, c.operands)))
         return self.numbered(name, wanted, words) + sums
-
-    def again(self, training: Iterable[Section], backward: list[Section]) -> list[Section]:
-        """Norms, and their sums with what is kept, whose output is needed for gradients of weights only are computed
-        once more right before: a pass over memory that is mostly read at that time anyway, for an array that need not
-        live from forward to backward."""
-        fills = [(o, c) for s in training for c in s.calls for o in self.filled(c)]
-        fillings = Counter(o for o, _ in fills)  # a sum of three is filled twice
-        makers = {o: c for o, c in fills if c.kernel in REMADE and fillings[o] == 1}
-        readers = Counter(array_of(o) for s in backward for c in s.calls for o in c.operands)
-        kept: set[str] = set()
-        found = []
-        for section in backward:
-            calls: list[Call] = []
-            for c in section.calls:
-                sums = any(self.arrays[name].memory[0] == "slots" for name in self.filled(c))
-                for name in [n for n in map(name_of, c.operands) if sums and n in makers and readers[n] == 1]:
-                    remade = [] if name in kept else self.once_more(str(name), makers, readers)
-                    for _, maker in remade:
-                        kept |= set(map(str, map(name_of, maker.operands)))
-                    words: dict[str, str] = {}
-                    for output, maker in remade:
-                        words[output] = self.declare(f"{output}_again", *self.owners[output], self.arrays[output])
-                        calls.append(_rename(maker, words))
-                    c = _rename(c, words)
-                calls.append(c)
-            found.append(replace(section, calls=tuple(calls)))
-        return found
-
-    def once_more(self, name: str, makers: Mapping[str, Call], readers: Counter) -> list[tuple[str, Call]]:
-        """The calls that make a tensor once more, each with what it makes, from tensors that others on the way back
-        read as well; none where that cannot be."""
-        found: list[tuple[str, Call]] = []
-        for o in map(array_of, makers[name].operands):
-            if o in self.owners and self.owners[o][1] == "value" and o != name and not readers[o]:
-                if o not in makers or makers[o].kernel != "norm_forward":
-                    return []
-                found += self.once_more(o, makers, readers)
-        return [*found, (name, makers[name])]
-
-    def from_minibatch(self, training: Iterable[Section], backward: list[Section]) -> list[Section]:
-        """Convolutions of the minibatch that are less than CHEAP of the step's products are computed once more before
-        the first on the way back who reads them: their output, often of full size, need not live that long."""
-        products = {name: op.multiply_adds(*self.graph.input_shapes(op)) for name, op in self.nodes.items()}
-        most = CHEAP * WAYS * sum(products.values())
-        cheap = [s.node for s in training if products[s.node] <= most]
-        makers = {
-            o: c
-            for s in training
-            for c in s.calls
-            if s.node in cheap and c.kernel == "conv_forward" and name_of(c.operands[0]) == INPUT
-            for o in self.filled(c)
-        }
-        words: dict[str, str] = {}
-        found = []
-        for section in backward:
-            calls: list[Call] = []
-            for c in section.calls:
-                for name in dict.fromkeys(n for n in map(name_of, c.operands) if n in makers and n not in words):
-                    words[name] = self.declare(f"{name}_again", *self.owners[name], self.arrays[name])
-                    calls.append(_rename(makers[name], words))
-                calls.append(_rename(c, words))
-            found.append(replace(section, calls=tuple(calls)))
-        return found
-
-    def filled(self, c: Call) -> list[str]:
-        """The arrays that a call fills."""
-        from nbnn.kernels import names
-
-        found = (str(name_of(c.operands[k])) for k in names()[c.kernel].outputs)
-        return [name for name in found if name in self.arrays]
 
 
 def join(net: Lowered) -> Lowered:

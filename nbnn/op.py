@@ -40,6 +40,16 @@ class Call(NamedTuple):
     operands: tuple
     least: int = 1
 
+    def renamed(self, words: Mapping[str, str]) -> Call:
+        """The call with its names looked up; numbers and runtime values stay."""
+
+        def one(operand: object) -> object:
+            if isinstance(operand, Form) and operand.kind != "value":
+                return operand._replace(name=words.get(operand.name, operand.name))
+            return words.get(operand, operand) if isinstance(operand, str) else operand
+
+        return self._replace(operands=tuple(map(one, self.operands)))
+
 
 class Array(NamedTuple):
     """An array that belongs to a node. `memory` is its shape as the kernels see it; the last axis gets room for whole

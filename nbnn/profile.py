@@ -1,5 +1,5 @@
-"""Where the time of a step goes, node by node: a text with each call by itself and a tick between its sections. A norm
-that is computed once more for a gradient of weights counts there."""
+"""Where the time of a step goes, node by node: a text with each call by itself and a tick between its sections. What
+is computed once more on the way back counts with the node that reads it."""
 
 from __future__ import annotations
 
