@@ -78,7 +78,7 @@ class Runner:
         rate = NETS[net].checked_rate
         begun = time.perf_counter()
         self.contestant = make(self.task, **settings)
-        self.task.params.clear()  # the contestant has its own; memory is counted from here on as well
+        self.task.params.clear()  # the contestant has its own, and the task's would count as its memory
         self.task.state.clear()
         losses = self.contestant.steps(self.task.rows(1), rate)
         first = time.perf_counter() - begun

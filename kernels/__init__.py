@@ -13,8 +13,9 @@
   or more, which may be read and written whole. In forward values the room holds anything finite. In parameters and
   gradients it is zero and stays zero: that is what keeps it out of every sum. A kernel writes nothing else outside of
   its views, so frames of zeros stay zeros.
-- Two exceptions. The x of conv and affine may be dense, without room, because a multiply reads it one number at a time.
-  `copy_channels` touches logical numbers alone, because its views are pieces of wider pixels.
+- Three exceptions. The x of conv and affine may be dense, without room, because a multiply reads it one number at a
+  time. `copy_channels` touches logical numbers alone, because its views are pieces of wider pixels. The `places` of a
+  max pool are bytes in the memory of numbers: the first bytes of a row, as many as the room for channels has numbers.
 - Kernels that run over a row of pixels as one run of memory want the same room in each of their arrays. A frame around
   x or dy that a convolution reads (`pad`, `halo`) belongs to the array and holds zeros. Flat arenas are multiples of 16
   numbers long. Sums in slots have at least one example for each slot.

@@ -14,8 +14,10 @@ infinity: the textbook's 0, 1, -1, 2, -2, infinity have a worst error three time
 Two things come for free at the point (1, 1), where every polynomial is the sum of its coefficients: a bias added to
 that product is added to all 16 places of y, and the sum of Q over the tiles is the gradient of the bias.
 
-Forward and to the input, a worker owns whole examples of y; to the weights, a slot of dw, as in `conv.py`. A worker has
-room of its own for the tiles that it works on: v, q, m, the sums, and a patch for tiles that hang over the edge.
+Forward and to the input, a worker owns whole examples of y, or filters where those are many and tiles few (`wide`); to
+the weights, a slot of dw, as in `conv.py`. A worker has room of its own for the tiles that it works on: v, q, m, the
+sums, and a patch for tiles that hang over the edge; for values of w that it makes itself, u; and for cells of w that it
+turns.
 """
 
 from llvmlite import ir
@@ -299,9 +301,11 @@ def conv_winograd_wide(
     last: int,
     worker: int,
 ):
-    """The same from w itself, or where `turned` from w with channels and filters exchanged, for pictures of few tiles
-    and weights whose values are more than a cache holds: each worker owns filters of y, WIDE at a time, makes their
-    values and forgets them. What it does again instead are the values of x, which are few."""
+    """conv_forward from w itself, or where `turned` from w with channels and filters exchanged, for weights whose values
+    are more than a cache holds: each worker owns filters of y, WIDE at a time, makes their values, and forgets them.
+    Every worker takes the values of x, and makes those of w anew for each `together` tiles. (Measured with one tile of
+    4 x 4 in each of 64 pictures, 512 channels and filters: as fast as from values made before, without their 36 MiB;
+    with four tiles slightly slower.)"""
     down, across = (y.shape[1] + TILE - 1) // TILE, (y.shape[2] + TILE - 1) // TILE
     channels, together, end = x.shape[3], v.shape[2], x.shape[0] * down * across
     to_u, point, row = own(u, worker), step(u, 1), step(u, 2)

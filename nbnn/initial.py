@@ -10,7 +10,7 @@ import numpy as np
 from nbnn.graph import Graph
 from nbnn.op import Array
 
-DRAWN = 1 << 16  # numbers drawn together: all of a large array would for a moment need twice its memory once more
+DRAWN = 1 << 16  # numbers drawn at a time: they are drawn in float64, and a copy of a large array would cost memory
 
 
 def fill_initial(graph: Graph, seed: int, out: Mapping[str, np.ndarray]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnn.kernels import reference
-from nbnn.kernels.constants import BLOCK, CODES, RULES, SETTINGS
+from nbnn.kernels.constants import BLOCK, BYTE_PLACES, CODES, RULES, SETTINGS, WIDE
 from nbnn.kernels.simd import lanes_of
 from nbnn.ops import NARROW, sides_of
 
@@ -316,7 +316,7 @@ def winograd(
     def wide(make: Maker, turned: int) -> tuple:
         inner, outer = (filters, channels) if turned else (channels, filters)
         x, w = make.value(n, *sides, inner), make.grad(3, 3, channels, filters)
-        room = space(make, together, inner), space(make, inner, 32), space(make, together, 32), patch(make)
+        room = space(make, together, inner), space(make, inner, WIDE), space(make, together, WIDE), patch(make)
         return x, w, turned, outer, make.grad(outer), make.out(n, *out, outer), *room, make.out(2, 9, 256)
 
     def back(make: Maker) -> tuple:
@@ -563,7 +563,7 @@ def pool(
         return pictures(make), tall, wide, stride, pad, make.out(*out)
 
     def max_forward(make: Maker) -> tuple:
-        room = -(-channels // 4) if tall * wide <= 255 else channels
+        room = -(-channels // 4) if tall * wide <= BYTE_PLACES else channels
         return pictures(make), tall, wide, stride, pad, rectify, make.out(*out), make.out(*out[:3], room)
 
     def max_backward(make: Maker) -> tuple:

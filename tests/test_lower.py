@@ -290,6 +290,13 @@ def test_sums_of_a_norm_and_what_is_kept_are_made_once_more():
     assert made_again(residual(3, inputs=("x0",))).isdisjoint({"x1", "x2", "x3"})  # three are added in two calls
 
 
+def test_a_tensor_that_is_added_to_itself_is_made_once_more_once():
+    layer = [Conv(16, 3, pad=1), BatchNorm(), ReLU(name="b")]
+    nodes = [*layer, Add(inputs=("b", "b"), name="s"), Conv(16, 3, pad=1), GlobalAvgPool(), Affine(10)]
+    graph = Graph(nodes, input=(3, 8, 8), loss="softmax")
+    assert made_again(graph) == {"b", "s"}
+
+
 def cheap(filters: int) -> Graph:
     """A first convolution of 3 products for each of its numbers, and one that has many."""
     rest = [BatchNorm(), ReLU(), Conv(64, 3, pad=1), BatchNorm(), ReLU(), GlobalAvgPool(), Affine(10)]
