@@ -301,11 +301,11 @@ def conv_winograd_wide(
     last: int,
     worker: int,
 ):
-    """conv_forward from w itself, or where `turned` from w with channels and filters exchanged, for weights whose values
-    are more than a cache holds: each worker owns filters of y, WIDE at a time, makes their values, and forgets them.
-    Every worker takes the values of x, and makes those of w anew for each `together` tiles. (Measured with one tile of
-    4 x 4 in each of 64 pictures, 512 channels and filters: as fast as from values made before, without their 36 MiB;
-    with four tiles slightly slower.)"""
+    """conv_forward from w itself, or where `turned` from w with channels and filters exchanged, for weights whose
+    values are more than a cache holds: each worker owns filters of y, WIDE at a time, makes their values, and forgets
+    them. Every worker takes the values of x, and makes those of w anew for each `together` tiles. (Measured with one
+    tile of 4 x 4 in each of 64 pictures, 512 channels and filters: as fast as from values made before, without their 36
+    MiB.)"""
     down, across = (y.shape[1] + TILE - 1) // TILE, (y.shape[2] + TILE - 1) // TILE
     channels, together, end = x.shape[3], v.shape[2], x.shape[0] * down * across
     to_u, point, row = own(u, worker), step(u, 1), step(u, 2)
