@@ -27,12 +27,11 @@ def _fill(out: np.ndarray, array: Array, scale: float, rng: np.random.Generator)
     """he: normal, variance 2 / fan in; xavier: normal, variance 2 / (fan in + fan out); normal: standard deviation
     `scale`."""
     fan_in, fan_out = array.fan
-    deviations = {"he": (2, fan_in), "xavier": (2, fan_in + fan_out)}
+    fans = {"he": fan_in, "xavier": fan_in + fan_out}
     if array.init == "normal":
         _fill_normal(out, scale, rng)
-    elif array.init in deviations:
-        above, below = deviations[array.init]
-        _fill_normal(out, math.sqrt(above / below), rng)
+    elif array.init in fans:
+        _fill_normal(out, math.sqrt(2 / fans[array.init]), rng)
     elif array.init == "dirac":
         _fill_dirac(out)
     elif array.init.startswith("constant "):

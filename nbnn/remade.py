@@ -36,7 +36,8 @@ def made_once_more(
     scope: Scope, training: Iterable[Section], backward: Iterable[Section], products: Mapping[str, int]
 ) -> list[Section]:
     """The way back with what is computed once more. `products` are those of each node, forward."""
-    makers = _makers(scope, training)
+    net = _Net(scope)
+    makers = net.makers(training)
     few = CHEAP * WAYS * sum(products.values())
     cheap = {
         name: c
@@ -44,78 +45,73 @@ def made_once_more(
         if c.kernel == "conv_forward" and name_of(c.operands[0]) == INPUT and products[node] <= few
     }
     passes = {name: c for name, (_, c) in makers.items() if c.kernel in REMADE}
-    return _Convolutions(scope, cheap).within(_Passes(scope, passes, backward).within(backward))
+    for with_makers in (_Passes(net, passes, backward).with_makers, _Convolutions(net, cheap).with_makers):
+        backward = [replace(s, calls=tuple(one for c in s.calls for one in with_makers(c))) for s in backward]
+    return list(backward)
 
 
-def _makers(scope: Scope, sections: Iterable[Section]) -> dict[str, tuple[str, Call]]:
-    """Who makes an array, node and call; only of those that one call makes: a sum of three is filled twice."""
-    fills = [(name, (s.node, c)) for s in sections for c in s.calls for name in _filled(scope, c)]
-    count = Counter(name for name, _ in fills)
-    return {name: maker for name, maker in fills if count[name] == 1}
+class _Net:
+    """Who touches what."""
 
+    def __init__(self, scope: Scope) -> None:
+        from nbnn.kernels import names
 
-def _filled(scope: Scope, c: Call) -> list[str]:
-    from nbnn.kernels import names
+        self.scope, self.kernels = scope, names()
 
-    found = (str(name_of(c.operands[k])) for k in names()[c.kernel].outputs)
-    return [name for name in found if name in scope.arrays]
+    def makers(self, sections: Iterable[Section]) -> dict[str, tuple[str, Call]]:
+        """Who makes an array, node and call; only of those that one call makes: a sum of three is filled twice."""
+        fills = [(name, (s.node, c)) for s in sections for c in s.calls for name in self.filled(c)]
+        count = Counter(name for name, _ in fills)
+        return {name: maker for name, maker in fills if count[name] == 1}
 
+    def filled(self, c: Call) -> list[str]:
+        return self.arrays(c.operands[k] for k in self.kernels[c.kernel].outputs)
 
-def _touched(scope: Scope, c: Call) -> list[str]:
-    """The arrays that a call reads or fills, each once."""
-    return [name for name in dict.fromkeys(map(array_of, c.operands)) if name is not None and name in scope.arrays]
+    def touched(self, c: Call) -> list[str]:
+        """The arrays that a call reads or fills, each once."""
+        return self.arrays(c.operands)
 
+    def arrays(self, operands: Iterable[object]) -> list[str]:
+        found = dict.fromkeys(map(array_of, operands))
+        return [name for name in found if name is not None and name in self.scope.arrays]
 
-class _Remaking:
-    """Goes through the way back and puts calls before their readers."""
-
-    def __init__(self, scope: Scope, makers: Mapping[str, Call]) -> None:
-        self.scope, self.makers = scope, makers
-
-    def within(self, backward: Iterable[Section]) -> list[Section]:
-        return [replace(s, calls=tuple(one for c in s.calls for one in self.before(c))) for s in backward]
-
-    def before(self, c: Call) -> Iterator[Call]:
-        """The call, with what it needs made before it."""
-        raise NotImplementedError
-
-    def make(self, name: str, words: dict[str, str]) -> Call:
+    def make(self, maker: Call, name: str, words: dict[str, str]) -> Call:
         """The call that makes it once more, as what `words` then says."""
         words[name] = self.scope.declare(f"{name}_again", *self.scope.owners[name], self.scope.arrays[name])
-        return self.makers[name].renamed(words)
+        return maker.renamed(words)
 
 
-class _Convolutions(_Remaking):
+class _Convolutions:
     """From its first reader on all read what was made once more."""
 
-    def __init__(self, scope: Scope, makers: Mapping[str, Call]) -> None:
-        super().__init__(scope, makers)
+    def __init__(self, net: _Net, makers: Mapping[str, Call]) -> None:
+        self.net, self.makers = net, makers
         self.words: dict[str, str] = {}
 
-    def before(self, c: Call) -> Iterator[Call]:
-        for name in _touched(self.scope, c):
+    def with_makers(self, c: Call) -> Iterator[Call]:
+        for name in self.net.touched(c):
             if name in self.makers and name not in self.words:
-                yield self.make(name, self.words)
+                yield self.net.make(self.makers[name], name, self.words)
         yield c.renamed(self.words)
 
 
-class _Passes(_Remaking):
+class _Passes:
     """A call that makes a gradient of weights is the only one that reads what is made once more for it."""
 
-    def __init__(self, scope: Scope, makers: Mapping[str, Call], backward: Iterable[Section]) -> None:
-        super().__init__(scope, makers)
-        self.readers = Counter(name for s in backward for c in s.calls for name in _touched(scope, c))
+    def __init__(self, net: _Net, makers: Mapping[str, Call], backward: Iterable[Section]) -> None:
+        self.net, self.makers = net, makers
+        self.readers = Counter(name for s in backward for c in s.calls for name in net.touched(c))
         self.settled: set[str] = set()  # made once more, or what something else is made of
 
-    def before(self, c: Call) -> Iterator[Call]:
+    def with_makers(self, c: Call) -> Iterator[Call]:
         words: dict[str, str] = {}
-        if any(self.scope.arrays[name].memory[0] == "slots" for name in _filled(self.scope, c)):
-            for name in _touched(self.scope, c):
+        if any(self.net.scope.arrays[name].memory[0] == "slots" for name in self.net.filled(c)):
+            for name in self.net.touched(c):
                 chain = self.chain(name) if self.readers[name] == 1 else []
                 self.readers[name] -= bool(chain)
                 for made in chain:
-                    self.settled |= set(_touched(self.scope, self.makers[made]))
-                    yield self.make(made, words)
+                    self.settled |= set(self.net.touched(self.makers[made]))
+                    yield self.net.make(self.makers[made], made, words)
         yield c.renamed(words)
 
     def chain(self, name: str) -> list[str]:
@@ -123,8 +119,8 @@ class _Passes(_Remaking):
         if name not in self.makers or name in self.settled:
             return []
         found: list[str] = []
-        for read in _touched(self.scope, self.makers[name]):
-            if read != name and self.scope.owners[read][1] == "value" and not self.readers[read]:
+        for read in self.net.touched(self.makers[name]):
+            if read != name and self.net.scope.owners[read][1] == "value" and not self.readers[read]:
                 norm = read in self.makers and self.makers[read].kernel == "norm_forward"
                 before = self.chain(read) if norm else []
                 if not before:
