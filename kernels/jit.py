@@ -13,7 +13,9 @@ import inspect
 
 from llvmlite import ir
 from numba import njit, types
+from numba.core.caching import FunctionCache
 from numba.core.extending import intrinsic
+from numba.core.runtime import rtsys
 
 from nbnn import compiling
 from nbnn.kernels.simd import pointer
@@ -86,14 +88,33 @@ def compiled(function):
     return njit(**OPTIONS)(function)
 
 
+class _Kept(FunctionCache):
+    """Numba's own, but it reads without what only compiling needs: all of Numba's registries, and SciPy where that is
+    installed. Their import would be a third of the time from a start to the first step."""
+
+    def load_overload(self, sig, target_context):
+        rtsys.initialize(target_context)  # which code from disk does need
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
+
+
+def keep(jitted):
+    """Keep what is compiled of a jitted function in Numba's folder of this moment."""
+    jitted._cache = _Kept(jitted.py_func)
+
+
 def compiled_for(kinds, function, name, wait=True, **options):
     """The function for arguments of these types: compiled now, or read from disk where it is kept under that name.
     Without `wait`, None where another process is at it."""
     try:
         with compiling.numba_folder(name, wait=wait):
-            return njit(types.void(*kinds), cache=True, **OPTIONS, **options)(function)
+            found = njit(**OPTIONS, **options)(function)
+            keep(found)
+            found.compile(types.void(*kinds))
     except compiling.Busy:
         return None
+    found.disable_compile()
+    return found
 
 
 def address_of(function):

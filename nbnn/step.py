@@ -55,11 +55,12 @@ class Step:
         function = getattr(self._module, name)
         if self.jitted:
             from nbnn.kernels.bodies import supply
+            from nbnn.kernels.jit import keep
 
             with compiling.numba_folder(self._module.__name__):
                 for one in vars(self._module).values():
-                    if hasattr(one, "enable_caching"):  # in the folder of this moment; and one may compile another
-                        one.enable_caching()
+                    if hasattr(one, "py_func"):  # one may compile another
+                        keep(one)
                 function.compile(self.kinds(args))
             function.disable_compile()
             supply()

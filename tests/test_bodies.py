@@ -61,6 +61,21 @@ def test_helpers_compile_a_part_and_the_next_process_compiles_nothing(tmp_path):
     assert list(map(int, run(code, tmp_path))) == [0, 0, 0]
 
 
+def test_a_start_from_disk_imports_nothing_that_only_compiling_needs(tmp_path):
+    """And what others compile afterwards finds all that Numba has."""
+    kept.give(tmp_path, GRAPH, ())
+    code = """
+        model = nbnn.compile(graph, seed=0)
+        model.train_steps(x, y)
+        print(*(name in sys.modules for name in ("numba.np.arraymath", "numba.np.linalg", "numba.typed.typeddict")))
+        import numba
+        print(numba.njit(lambda a: a.T.copy().sum() + len([1, 2]) + len({3: 4}))(np.ones((2, 3))))
+        model.train_steps(x, y)
+    """
+    run(code, tmp_path)  # compiles what is not kept
+    assert run(code, tmp_path) == ["False", "False", "False", "9.0"]
+
+
 @pytest.mark.parametrize(
     "broken", ["sys.executable = '/bin/false'", "sys.executable = '/nowhere'", "sys.executable = None"][: times(1, 3)]
 )
