@@ -16,7 +16,6 @@ import sys
 from llvmlite import binding
 
 from nbnn import cache, compiling
-from nbnn.kernels.jit import address_of
 
 SHARE = 8  # bodies for which a helper is worth the second that it takes to start
 FAREWELL = 5.0  # seconds that a helper has to end when all is compiled
@@ -85,7 +84,7 @@ def supply():
         for kernel, dtype in later:
             kernel.body(dtype)
         for kernel, dtype in _waiting:
-            _cells[f"nbnn.{kernel.name}.{dtype}"].value = address_of(kernel.body(dtype))
+            _cells[f"nbnn.{kernel.name}.{dtype}"].value = kernel.body(dtype).address
         _waiting.clear()
         while _helpers:
             _dismiss(_helpers.pop())

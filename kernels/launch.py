@@ -34,7 +34,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic, models, register_model
 
 from nbnn.kernels.bodies import cell_of
-from nbnn.kernels.jit import Space, address_of, compiled_for, inlined
+from nbnn.kernels.jit import Space, compiled_for, inlined
 
 # Bytes of all arrays times `intensity`: below this a launch over all cores costs more than it saves. Measured: a launch
 # takes 2-5 us, in which one core moves about 64 KiB.
@@ -395,8 +395,8 @@ def start_engine():
         launch = compiled_for([types.int64] * 6, _launch, "launch", parallel=True)
         numba.get_num_threads()  # makes Numba choose its threading layer; a launch would end a forked child
         _engine.update(walk=walk, launch=launch)
-        for name, function in _engine.items():
-            binding.add_symbol(f"nbnn.{name}", address_of(function))
+        for name, code in _engine.items():
+            binding.add_symbol(f"nbnn.{name}", code.address)
 
 
 _engine: dict = {}

@@ -3,15 +3,20 @@
 import gc
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
 
 import kept
 import pytest
+from numba import njit, types
 from soak import times
 
 from nbnn import Affine, Graph, Tanh, cache, compiling
+from nbnn.kernels import names
+from nbnn.kernels.inlining import quick_inlining
+from nbnn.kernels.jit import BARE, OPTIONS
 
 GRAPH = Graph([Affine(4), Tanh(), Affine(3)], input=(8,), loss="softmax")
 MISSING = ("affine_backward_weights", "affine_forward", "gather", "gather_labels", "square_sums", "update")
@@ -148,3 +153,17 @@ def test_two_threads_that_compile_two_nets_do_not_wait_for_each_other(tmp_path):
         print(*found)
     """
     assert run(code, tmp_path) == ["True"] * 3
+
+
+@pytest.mark.parametrize("name", sorted(names())[:: times(16, 1)])
+def test_quick_inlining_changes_no_instruction(name):
+    kernel = names()[name]
+    kinds = (*kernel.types("float32"), *[types.int64] * len(kernel.share))
+
+    def instructions():
+        (text,) = njit(types.void(*kinds), **OPTIONS, **BARE)(kernel.function).inspect_asm().values()
+        return re.sub(r"_ZN\w+(\.\w+)*", "name", text)
+
+    with quick_inlining():
+        quick = instructions()
+    assert quick == instructions()

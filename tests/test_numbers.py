@@ -15,7 +15,7 @@ import nbnn
 from nbnn import Affine, BatchNorm, Conv, Dropout, Graph, MaxPool, ReLU
 from nbnn.kernels import launch
 from nbnn.kernels.constants import RULES
-from nbnn.kernels.jit import OPTIONS
+from nbnn.kernels.jit import OPTIONS, Code
 from nbnn.step import cores
 
 BACKENDS = pytest.mark.parametrize("backend", ["numba", "numpy"])
@@ -234,8 +234,8 @@ def processor_is_slower_by():
 def without_flushing():
     """In a child process: what denormals do if they are not taken for zeros, here or in one thread alone."""
     launch._FLUSH = 0
-    launch.compiled_for = lambda kinds, function, name, **options: njit(types.void(*kinds), **OPTIONS, **options)(
-        function
+    launch.compiled_for = lambda kinds, function, name, **options: Code(
+        njit(types.void(*kinds), **OPTIONS, **options)(function)
     )
     with so_many(1):
         slower = {net: slower_by(net, 0) for net in NETS}
