@@ -14,8 +14,10 @@ import inspect
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, typeof, types
+from numba import njit, types
+from numba.core import config
 from numba.core.caching import FunctionCache
+from numba.core.compiler import Compiler
 from numba.core.extending import intrinsic
 from numba.core.runtime import rtsys
 
@@ -25,7 +27,20 @@ from nbnn.kernels.simd import pointer
 # Never nnan or ninf: a NaN must survive. And not reassoc: Numba lays these flags on every instruction of a kernel, and
 # the order of additions is ours; exp even rounds by adding and subtracting a constant, which reassoc would cancel.
 FASTMATH = {"contract", "nsz"}
-OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
+_helpers = set()  # the functions that are `inlined`
+
+
+class _Quickly(Compiler):
+    """How Numba compiles, but that it inlines helpers quickly."""
+
+    def compile_extra(self, func):
+        from nbnn.kernels.inlining import quick_inlining  # a start from disk can do without
+
+        with quick_inlining(_helpers):
+            return super().compile_extra(func)
+
+
+OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True, "pipeline_class": _Quickly}
 # Nobody calls a kernel but by its address, and it keeps no array: the rest would be a sixth of what compiling takes.
 BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
 
@@ -65,6 +80,7 @@ _SHARE = ("first", "last", "worker")  # what the launch supplies
 def inlined(function):
     """A helper that kernels call: it becomes part of each kernel that uses it. (With helpers as functions of their own,
     for LLVM to inline, kernels take a fifth longer to compile and run no faster.)"""
+    _helpers.add(function)
     return njit(**OPTIONS, inline="always")(function)
 
 
@@ -110,6 +126,8 @@ def keep(jitted):
 def compiled_for(kinds, function, name, wait=True, **options):
     """The code of the function for arguments of these types: compiled now, or read from disk where it is kept under
     that name. Without `wait`, None where another process is at it."""
+    if config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT is set, so nothing can be compiled")
     try:
         with compiling.numba_folder(name, wait=wait):
             jitted = njit(**OPTIONS, **BARE, **options)(function)
@@ -130,17 +148,30 @@ class Code:
         self.address = only.library.get_pointer_to_function(only.fndesc.llvm_func_name)
 
     def __call__(self, *values):
-        words = [ctypes.byref(ctypes.c_void_p()) for _ in range(2)]  # for what it returns, and for what went wrong
+        """Numba's own way to call: where to put the result and where the error, then the arguments."""
+        if len(values) != len(self._kinds):
+            raise TypeError(f"{self._name} takes {len(self._kinds)} arguments, got {len(values)}")
+        words = [ctypes.byref(ctypes.c_void_p()) for _ in range(2)]
         for kind, value in zip(self._kinds, values, strict=True):
-            if not isinstance(kind, types.Array):
-                words.append((ctypes.c_double if kind == types.float64 else ctypes.c_int64)(value))
-                continue
-            if not isinstance(value, np.ndarray) or (value.dtype.name, value.ndim) != (kind.dtype.name, kind.ndim):
-                raise TypeError(f"{self._name} wants {kind}, got {typeof(value)}")
-            numbers = (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
-            words += map(ctypes.c_int64, numbers)
+            words += _words(kind, value, self._name)
         if ctypes.CFUNCTYPE(ctypes.c_int32)(self.address)(*words):
             raise IndexError(f"index is out of bounds in {self._name}")  # nothing else goes wrong in a kernel
+
+
+def _words(kind, value, name):
+    """An argument as compiled code takes it: a number; an array as nobody's property (two zeros), how many numbers,
+    bytes of one, address, shape, strides."""
+    if isinstance(kind, types.Array):
+        given = (value.dtype, value.ndim) if isinstance(value, np.ndarray) and value.flags.behaved else None
+        if given != (np.dtype(kind.dtype.name), kind.ndim):
+            got = f"{value.dtype.str}, {value.ndim}" if isinstance(value, np.ndarray) else type(value).__name__
+            raise TypeError(f"{name} wants an aligned, writable array of {kind.dtype}, {kind.ndim} axes; got {got}")
+        numbers = (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
+        return [ctypes.c_int64(number) for number in numbers]
+    word = (ctypes.c_double if kind == types.float64 else ctypes.c_int64)(value)
+    if isinstance(value, int) and word.value != value:
+        raise OverflowError(f"{name} takes numbers of 64 bits, got {value}")
+    return [word]
 
 
 class Kernel:
@@ -178,13 +209,14 @@ class Kernel:
     def body(self, dtype, wait=True):
         """The compiled body for "float32" or "float64": compiled or read from disk at first use. Without `wait`, None
         where another process is compiling it."""
-        if dtype not in self._bodies:
-            kinds = (*self.types(dtype), *[types.int64] * len(self.share))
-            found = compiled_for(kinds, self.function, f"{self.name}.{dtype}", wait)
-            if found is None:
-                return None
-            self._bodies[dtype] = found
-        return self._bodies[dtype]
+        with compiling.one_at_a_time():
+            if dtype not in self._bodies:
+                kinds = (*self.types(dtype), *[types.int64] * len(self.share))
+                found = compiled_for(kinds, self.function, f"{self.name}.{dtype}", wait)
+                if found is None:
+                    return None
+                self._bodies[dtype] = found
+            return self._bodies[dtype]
 
     def __call__(self, *args, **kwargs):
         """Run over all items in this thread."""

@@ -57,14 +57,13 @@ def plan_buffers(net: Lowered) -> Lowered:
     buffers: dict[str, Buffer] = {}
     sizes = dict.fromkeys(("params", "grads", "state", "acts", "work", "space", "own_acts"), 0)
     spaces = _spaces(net)
-    counts = slot_counts(net, net.arrays, [c for s in (*net.training, *net.inference, *net.backward) for c in s.calls])
     decayed = 0
     for name in order:
         array, (_, kind) = net.arrays[name], net.owners[name]
         if kind == "scratch" and name not in used:
             continue
         dense = name == INPUT and _dense(net)
-        buffer = layout(net, array, halos[roots[name]], dense=dense, slots=counts.get(name, 0))
+        buffer = layout(net, array, halos[roots[name]], dense=dense, slots=net.slots.get(name, 0))
         arena = ARENAS.get(kind, {"cap": "acts", "threads": "space"}.get(buffer.per, "work"))
         if roots[name] in sharing.own:
             arena, buffer = "own_acts", replace(buffer, per="held")

@@ -65,10 +65,8 @@ def numba_folder(name: str, *, wait: bool = True) -> Iterator[None]:
     """
     from numba.core import config as numba_config
 
-    from nbnn.kernels.inlining import quick_inlining
-
     config: Any = numba_config  # its names are made when it is imported
-    with one_at_a_time(), _held(name, wait) as place, quick_inlining():
+    with one_at_a_time(), _held(name, wait) as place:
         before = config.CACHE_DIR, config.OPT
         config.CACHE_DIR, config.OPT = str(place), type(config.OPT)(cache.OPTIMISATION)
         collecting = gc.isenabled()

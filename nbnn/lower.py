@@ -46,6 +46,7 @@ class Lowered:
     inference: tuple[Section, ...] = ()
     backward: tuple[Section, ...] = ()
     launches: dict[str, tuple[Launch, ...]] = field(default_factory=dict)  # of predict and of gradients
+    slots: dict[str, int] = field(default_factory=dict)  # of how many sums an array of partial sums has room
     arrays: dict[str, Array] = field(default_factory=dict)  # routed name -> what it is
     owners: dict[str, tuple[str, str]] = field(default_factory=dict)  # routed name -> (node, kind of array)
     names: dict[tuple[str, str], str] = field(default_factory=dict)  # (node, its own word) -> routed name
@@ -316,15 +317,15 @@ class _Scope:
 def join(net: Lowered) -> Lowered:
     """Put the calls into launches; the reference runs them one by one, and so does who wants to see them apart."""
     functions = {"predict": net.inference, "gradients": (*net.training, *net.backward)}
+    slots = slot_counts(net, net.arrays, (c for sections in functions.values() for s in sections for c in s.calls))
     if net.lanes == 1 or net.apart:
-        return replace(net, launches={name: alone(sections) for name, sections in functions.items()})
+        return replace(net, slots=slots, launches={name: alone(sections) for name, sections in functions.items()})
 
     def row_bytes(columns: int) -> int:
         return row_room(net, columns) * itemsize(net.dtype)
 
-    counts = slot_counts(net, net.arrays, (c for sections in functions.values() for s in sections for c in s.calls))
-    plans = {name: Planner(net.arrays, row_bytes, counts).plan(sections) for name, sections in functions.items()}
-    return replace(net, launches=plans)
+    plans = {name: Planner(net.arrays, row_bytes, slots).plan(sections) for name, sections in functions.items()}
+    return replace(net, slots=slots, launches=plans)
 
 
 def emit(net: Lowered) -> Lowered:
