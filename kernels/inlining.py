@@ -1,4 +1,4 @@
-"""How helpers become part of kernels in half of Numba's time.
+"""How helpers become part of kernels without what Numba would do again and again.
 
 For each place that calls a helper Numba works through the helper's text anew, and that of all helpers in it; and with
 each block that it copies, it copies one by one all variables of the function. While a function of ours is compiled, a
