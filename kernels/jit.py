@@ -108,6 +108,12 @@ def compiled(function):
     return njit(**OPTIONS, no_cfunc_wrapper=True)(function)
 
 
+def need_jit():
+    """Refuse to compile where Numba was told not to."""
+    if config.DISABLE_JIT:
+        raise RuntimeError('NUMBA_DISABLE_JIT is set, so nothing can be compiled; use backend="numpy" instead')
+
+
 class _Kept(FunctionCache):
     """Numba's own, but it reads without what only compiling needs: all of Numba's registries, and SciPy where that is
     installed. Their import would be a third of the time from a start to the first step."""
@@ -126,8 +132,7 @@ def keep(jitted):
 def compiled_for(kinds, function, name, wait=True, **options):
     """The code of the function for arguments of these types: compiled now, or read from disk where it is kept under
     that name. Without `wait`, None where another process is at it."""
-    if config.DISABLE_JIT:
-        raise RuntimeError("NUMBA_DISABLE_JIT is set, so nothing can be compiled")
+    need_jit()
     try:
         with compiling.numba_folder(name, wait=wait):
             jitted = njit(**OPTIONS, **BARE, **options)(function)

@@ -25,12 +25,6 @@ def step_of(source: str, *, jitted: bool) -> Step:
     return Step(source, jitted=jitted)
 
 
-def _jit_is_off() -> bool:
-    from numba.core import config
-
-    return bool(getattr(config, "DISABLE_JIT", False))
-
-
 class Step:
     """predict, gradients and train of a source text: jitted, or plain Python on the reference kernels."""
 
@@ -48,15 +42,15 @@ class Step:
         return self._ready[name]
 
     def _compile(self, name: str, args: tuple) -> Any:
+        if self.jitted:
+            from nbnn.kernels.bodies import supply
+            from nbnn.kernels.jit import keep, need_jit
+
+            need_jit()
         if self._module is None:
-            if self.jitted and _jit_is_off():
-                raise RuntimeError('NUMBA_DISABLE_JIT is set, so nothing can be compiled; use backend="numpy" instead')
             self._module = compiling.import_text(self.source, jitted=self.jitted)
         function = getattr(self._module, name)
         if self.jitted:
-            from nbnn.kernels.bodies import supply
-            from nbnn.kernels.jit import keep
-
             with compiling.numba_folder(self._module.__name__):
                 for one in vars(self._module).values():
                     if hasattr(one, "py_func"):  # one may compile another
