@@ -154,6 +154,8 @@ def seen(buffer: Buffer, form: Form) -> tuple[tuple, tuple[int, ...], int]:
         shape, strides = ("n", *shape), (0, 1)
     elif kind == "cells":
         shape, strides = (shape[0] * shape[1], *shape[2:]), strides[1:]
+    elif kind == "lines":
+        shape, strides = (shape[0], shape[1] * shape[2], shape[3]), (strides[0], *strides[2:])
     elif kind == "flipped":
         offset += (shape[0] - 1) * strides[0] + (shape[1] - 1) * strides[1]
         strides = (-strides[0], -strides[1], *strides[2:])

@@ -132,11 +132,10 @@ class Conv(_Weighted):
 
     def scratch(self, *shapes: Shape) -> dict[str, Array]:
         channels = shapes[0][0]
-        cells = math.prod(self.window) * channels
         found = {
             "turned": Array((*self.window, self.filters, channels)),
-            "turned_narrow": Array((1, self.filters, cells)),
-            "columns": Array(("workers", 24, cells + 16)),  # behind the last channel a whole register is read
+            "turned_narrow": Array((self.window[0], self.filters, self.window[1] * channels)),
+            "columns": Array(("workers", *self._columns(*shapes))),
             "parts_w": Array(("slots", *self.window, channels, self.filters)),
             "parts_b": Array(("slots", self.filters)),
             **self.bias_scratch(self.filters),
@@ -155,6 +154,13 @@ class Conv(_Weighted):
             reach = (size - 1) * self.dilation
             frames += [-(-(reach - self.pad) // self.stride), (side - 1 + self.pad) // self.stride - (length - 1)]
         return max(frames)
+
+    def _columns(self, *shapes: Shape) -> tuple[int, int]:
+        """What a worker holds on the way back to few channels: rows of dy with their frames, as many as make whole
+        tiles, each place with a row of the window and, behind its last channels, a whole register."""
+        width, frame = self.shape(*shapes)[2], self._frame(*shapes)
+        together = max(1, 2 * WHOLE_TILES // width)
+        return together * (width + frame) + frame, (self.window[1] - 1) * shapes[0][0] + 16
 
     def multiply_adds(self, *shapes: Shape) -> int:
         return math.prod(self.shape(*shapes)) * math.prod(self.window) * shapes[0][0] // self.groups
@@ -182,17 +188,15 @@ class Conv(_Weighted):
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
         frame = self._frame(*shapes)
+        settings = (self.stride, self.dilation, self.pad, frame)
         if shapes[0][0] <= NARROW:
-            settings = (*self.window, self.stride, self.dilation, self.pad)
             return [
-                call("turn", Form("matrix", self._weights()), "turned_narrow"),
+                call("turn", Form("lines", self._weights()), "turned_narrow"),
                 call("conv_backward_data_narrow", "dy", "turned_narrow", *settings, "dx", "columns"),
             ]
         return [
             call("turn", Form("cells", self._weights()), Form("cells", "turned")),
-            call(
-                "conv_backward_data", padded("dy", frame), "turned", self.stride, self.dilation, self.pad, frame, "dx"
-            ),
+            call("conv_backward_data", padded("dy", frame), "turned", *settings, "dx"),
         ]
 
     def _weights(self) -> str:

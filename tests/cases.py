@@ -169,9 +169,10 @@ def conv(
     pad: int = 0,
     dilation: int = 1,
     slots: int = 1,
+    together: int = 2,
     dense: bool = False,
 ) -> list[Case]:
-    """Forward, to the input and to the weights."""
+    """Forward, to the input and to the weights. On the way to few channels a worker holds `together` rows of dy."""
     out = [(side + 2 * pad - (size - 1) * dilation - 1) // stride + 1 for side, size in zip(sides, window, strict=True)]
     halo = _frame(sides, window, out, stride, pad, dilation)
 
@@ -201,9 +202,10 @@ def conv(
         )
 
     def narrow(make: Maker) -> tuple:
-        turned = make.grad(1, filters, math.prod(window) * channels)
-        dy, room = make.grad(n, *out, filters), make.out(2, 16, math.prod(window) * channels + 64)
-        return dy, turned, *window, stride, dilation, pad, make.grad_out(n, *sides, channels), room
+        turned = make.grad(window[0], filters, window[1] * channels)
+        room = make.out(2, together * (out[1] + halo) + halo, (window[1] - 1) * channels + 16)
+        dy = make.grad(n, *out, filters)
+        return dy, turned, stride, dilation, pad, halo, make.grad_out(n, *sides, channels), room
 
     def weights(make: Maker) -> tuple:
         dw, db = make.grad_out(slots, *window, channels, filters), make.grad_out(slots, filters)

@@ -49,6 +49,7 @@ def conv(draw: Any) -> list[Case]:
         "pad": pad,
         "dilation": dilation,
         "slots": draw(whole(1, n)),
+        "together": draw(whole(1, 4)),
         "dense": draw(st.booleans()),
     }
     return cases.conv(str(settings), **settings)

@@ -33,9 +33,9 @@ def conv_backward_data(dy, turned, stride, dilation, pad, halo, dx):
     dx[...] = padded[:, pad : pad + height, pad : pad + width]
 
 
-def conv_backward_data_narrow(dy, turned, size_u, size_v, stride, dilation, pad, dx, room):
-    """The same from turned[0, f, (u, v, c)]; `room` is there for the kernel."""
-    cells = turned.reshape(turned.shape[1], size_u, size_v, dx.shape[3]).transpose(1, 2, 0, 3)
+def conv_backward_data_narrow(dy, turned, stride, dilation, pad, halo, dx, room):
+    """The same from turned[u, f, (v, c)] and a dy without a frame; `halo` and `room` are there for the kernel."""
+    cells = turned.reshape(*turned.shape[:2], -1, dx.shape[3]).transpose(0, 2, 1, 3)
     conv_backward_data(dy, cells, stride, dilation, pad, 0, dx)
 
 
