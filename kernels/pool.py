@@ -45,28 +45,47 @@ def _first(i, j, top, left, wide, stride, pad):
 
 
 @inlined
-def _larger(value, place, best, where, x):
+def _larger(value, place, best, where):
     """The larger of two numbers with its place, the second where they are equal; a NaN is larger than any number."""
     better = ~(value <= best) & ~is_nan(best)
-    return select(better, value, best), select(better, fill(x, place), where)
+    return select(better, value, best), select(better, place, where)
+
+
+@inlined
+def _positive(best, where, low):
+    """0 and what a relu makes of it where a maximum is not above it."""
+    nothing = best <= low
+    return select(nothing, low, best), select(nothing, fill(best, 0.0), where)
 
 
 @inlined
 def _maximum(xp, x, low, place, wide, top, bottom, left, right):
-    """The first maximum of a window and its place there; 0 and what a relu makes of it where that is all."""
-    down, on = step(x, 1), step(x, 2)
-    corner = xp + (top * down + left * on)
-    best, where = load(corner, 0), fill(x, place)
-    if bottom - top == 2 and right - left == 2:
-        best, where = _larger(load(corner, on), place + 1, best, where, x)
-        best, where = _larger(load(corner, down), place + wide, best, where, x)
-        best, where = _larger(load(corner, down + on), place + wide + 1, best, where, x)
-    else:
-        for u in range(bottom - top):
-            for v in range(right - left):
-                best, where = _larger(load(corner, u * down + v * on), place + u * wide + v, best, where, x)
-    nothing = best <= low
-    return select(nothing, low, best), select(nothing, fill(x, 0.0), where)
+    """The first maximum of a window and its place there."""
+    best, one = load(xp, top * step(x, 1) + left * step(x, 2)), fill(x, 1.0)
+    begin = fill(x, place)
+    where = begin
+    for u in range(top, bottom):
+        here = begin
+        for v in range(left, right):
+            best, where = _larger(load(xp, u * step(x, 1) + v * step(x, 2)), here, best, where)
+            here = here + one
+        begin = begin + fill(x, wide)
+    return _positive(best, where, low)
+
+
+@inlined
+def _maxima_of_four(at, x, stride, low, to_y, y, to_places, places):
+    """A row of windows of 2x2 inside of the picture."""
+    down, on, first = step(x, 1), step(x, 2), fill(x, 1.0)
+    for _ in range(y.shape[2]):
+        for c in range(0, y.shape[3], lanes(y)):
+            best, where = _larger(load(at, on + c), first + 1.0, load(at, c), first)
+            best, where = _larger(load(at, down + c), first + 2.0, best, where)
+            best, where = _larger(load(at, down + on + c), first + 3.0, best, where)
+            best, where = _positive(best, where, low)
+            store(to_y, c, best)
+            store_bytes(to_places, c, where)
+        at, to_y, to_places = at + stride * on, to_y + step(y, 2), to_places + step(places, 2)
 
 
 @kernel(each="x", intensity=2, fills=2)
@@ -85,10 +104,14 @@ def max_pool_forward(
     """`places` remembers the place u*wide + v + 1 of the maximum, or 0: so nobody needs x again, the largest array of
     many nets, and the way back is twice as fast as a search. Its rows are of bytes where BYTE_PLACES are enough. (2x2
     windows written out are twice as fast as loops.)"""
-    low, as_bytes = floor(x, rectify), tall * wide <= BYTE_PLACES
+    low, as_bytes, four = floor(x, rectify), tall * wide <= BYTE_PLACES, tall == 2 and wide == 2 and pad == 0
     for n in range(first, last):
         xn = pointer(x) + n * step(x, 0)
         for i in range(y.shape[1]):
+            if four:
+                row = xn + i * stride * step(x, 1)
+                _maxima_of_four(row, x, stride, low, _at(y, n, i, 0), y, _at(places, n, i, 0), places)
+                continue
             top, bottom = _window(i, stride, pad, tall, x.shape[1])
             for j in range(y.shape[2]):
                 left, right = _window(j, stride, pad, wide, x.shape[2])
@@ -106,15 +129,33 @@ def max_pool_forward(
 @inlined
 def _there(where, place, given, dx):
     """A gradient where the maximum was found at this place, else 0."""
-    return select(where == fill(dx, place), given, fill(dx, 0.0))
+    return select(where == place, given, fill(dx, 0.0))
+
+
+@inlined
+def _gradients_of_four(from_places, places, from_dy, dy, stride, to, dx):
+    """dy of a row of windows of 2x2, which do not overlap, where their maxima were found."""
+    down, on, first = step(dx, 1), step(dx, 2), fill(dx, 1.0)
+    for _ in range(dy.shape[2]):
+        for c in range(0, dy.shape[3], lanes(dy)):
+            where, given = load_bytes(from_places, c), load(from_dy, c)
+            store(to, c, _there(where, first, given, dx))
+            store(to, on + c, _there(where, first + 1.0, given, dx))
+            store(to, down + c, _there(where, first + 2.0, given, dx))
+            store(to, down + on + c, _there(where, first + 3.0, given, dx))
+        to, from_dy, from_places = to + stride * on, from_dy + step(dy, 2), from_places + step(places, 2)
 
 
 @inlined
 def _max_gradients(places, dy, tall, wide, stride, pad, n, dx, fresh):
     """dy of each window where its maximum was found: fresh, with zeros elsewhere, or added to that of other windows."""
     dxn, down, on = pointer(dx) + n * step(dx, 0), step(dx, 1), step(dx, 2)
-    as_bytes = tall * wide <= BYTE_PLACES
+    as_bytes, four = tall * wide <= BYTE_PLACES, fresh and tall == 2 and wide == 2
     for i in range(dy.shape[1]):
+        if four:
+            row = dxn + i * stride * down
+            _gradients_of_four(_at(places, n, i, 0), places, _at(dy, n, i, 0), dy, stride, row, dx)
+            continue
         top, bottom = _window(i, stride, pad, tall, dx.shape[1])
         for j in range(dy.shape[2]):
             left, right = _window(j, stride, pad, wide, dx.shape[2])
@@ -122,20 +163,16 @@ def _max_gradients(places, dy, tall, wide, stride, pad, n, dx, fresh):
             from_places, from_dy = _at(places, n, i, j), _at(dy, n, i, j)
             for c in range(0, dy.shape[3], lanes(dy)):
                 where = load_bytes(from_places, c) if as_bytes else load(from_places, c)
-                given = load(from_dy, c)
-                corner = dxn + (top * down + left * on + c)
-                if fresh and bottom - top == 2 and right - left == 2:
-                    store(corner, 0, _there(where, place, given, dx))
-                    store(corner, on, _there(where, place + 1, given, dx))
-                    store(corner, down, _there(where, place + wide, given, dx))
-                    store(corner, down + on, _there(where, place + wide + 1, given, dx))
-                else:
-                    for u in range(bottom - top):
-                        for v in range(right - left):
-                            part = _there(where, place + u * wide + v, given, dx)
-                            if not fresh:
-                                part = part + load(corner, u * down + v * on)
-                            store(corner, u * down + v * on, part)
+                given, corner, begin = load(from_dy, c), dxn + (top * down + left * on + c), fill(dx, place)
+                for u in range(bottom - top):
+                    here = begin
+                    for v in range(right - left):
+                        part = _there(where, here, given, dx)
+                        if not fresh:
+                            part = part + load(corner, u * down + v * on)
+                        store(corner, u * down + v * on, part)
+                        here = here + 1.0
+                    begin = begin + fill(dx, wide)
 
 
 @inlined
