@@ -16,7 +16,7 @@ import nbnn
 from bench.contest import Options, PeerError, child
 from bench.nets import graph_of
 from bench.report import Table, agreed, verdict
-from nbnn import buffers, codegen, halves, launches, lower, memory, ops, remade, winograd
+from nbnn import buffers, codegen, halves, launches, lower, memory, ops, plane, remade, winograd
 from nbnn.launches import alone
 from nbnn.op import Call, call
 from nbnn.pace import Pace
@@ -85,6 +85,10 @@ DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "convolution by halves": (
         lambda: mock.patch.object(halves.HalvedConv, "of", lambda *a: None),
         ("course7x7",),
+    ),
+    "convolution of one channel by rows of places": (
+        lambda: mock.patch.object(plane.PlaneConv, "of", lambda *a: None),
+        ("lenet",),
     ),
     "x held in blocks of 128 x 96, not 1024 x 48": (
         lambda: mock.patch.object(ops, "HELD", (1024, 48)),

@@ -44,6 +44,7 @@ _FILES = (
     "halves",
     "loss",
     "norm",
+    "plane",
     "pool",
     "update",
     "winograd",

@@ -401,13 +401,26 @@ def total(typing, a):
     return a.dtype(a), emit
 
 
+def turned(builder, rows):
+    """As many registers as one has lanes, rows made columns: log2(lanes) rounds of shuffles; round r swaps the parts of
+    the registers that are 2**r apart."""
+    rows, size, distance = list(rows), len(rows), 1
+    while distance < size:
+        low = [k if not k & distance else k - distance + size for k in range(size)]
+        high = [k + distance if not k & distance else k + size for k in range(size)]
+        masks = [ir.Constant(ir.VectorType(_INT32, size), order) for order in (low, high)]
+        for j in range(size):
+            if not j & distance:
+                pair = rows[j], rows[j + distance]
+                rows[j], rows[j + distance] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+        distance *= 2
+    return rows
+
+
 @intrinsic
 def transpose_block(typing, source, source_step, target, target_step):
     """target[i * target_step + j] = source[j * source_step + i] for i, j < lanes: a square block, turned inside the
-    registers.
-
-    log2(lanes) rounds of shuffles; round r swaps the parts of the registers that are 2**r apart.
-    """
+    registers."""
 
     def emit(context, builder, sig, args):
         source_at, source_step, target_at, target_step = args
@@ -416,17 +429,7 @@ def transpose_block(typing, source, source_step, target, target_step):
             builder.load(at(builder, source_at, builder.mul(source_step, _INT64(j)), source.vector), align=align)
             for j in range(size)
         ]
-        distance = 1
-        while distance < size:
-            low = [k if not k & distance else k - distance + size for k in range(size)]
-            high = [k + distance if not k & distance else k + size for k in range(size)]
-            masks = [ir.Constant(ir.VectorType(_INT32, size), order) for order in (low, high)]
-            for j in range(size):
-                if not j & distance:
-                    pair = rows[j], rows[j + distance]
-                    rows[j], rows[j + distance] = (builder.shuffle_vector(*pair, mask) for mask in masks)
-            distance *= 2
-        for i, row in enumerate(rows):
+        for i, row in enumerate(turned(builder, rows)):
             builder.store(row, at(builder, target_at, builder.mul(target_step, _INT64(i)), source.vector), align=align)
         return context.get_dummy_value()
 

@@ -26,7 +26,7 @@ from numba import types
 from numba.core.extending import intrinsic, models, register_model
 
 from nbnn.kernels.jit import inlined
-from nbnn.kernels.simd import _INT64, _Value, at, fused, register_bytes, spread
+from nbnn.kernels.simd import _INT64, _Value, at, fused, register_bytes, spread, turned
 
 ROWS = 8 if register_bytes() == 64 else 6
 # Among the numbers of `vectors`: half of one register, for rows of few columns. Where multipliers are 32 bytes wide and
@@ -160,6 +160,21 @@ def start_tile(typing, b, vectors):
 
 
 @intrinsic(prefer_literal=True)
+def number_tile(typing, b, rows, vectors):
+    """A tile whose row i is b[rows[i]] everywhere."""
+    kind = Tile(b.dtype, vectors.literal_value)
+
+    def emit(context, builder, sig, args):
+        value = ir.Constant(ir.ArrayType(kind.vector, ROWS * kind.vectors), ir.Undefined)
+        for i, _, cell in _cells(kind):
+            number = builder.load(builder.gep(args[0], [builder.extract_value(args[1], i)]))
+            value = builder.insert_value(value, spread(builder, number, kind.lanes), cell)
+        return value
+
+    return kind(b, Places(), vectors), emit
+
+
+@intrinsic(prefer_literal=True)
 def zero_tile(typing, p, vectors):
     kind = Tile(p.dtype, vectors.literal_value)
 
@@ -203,6 +218,28 @@ def store_tile(typing, c, rows, tile):
 
 
 @intrinsic
+def store_turned(typing, c, step, count, tile):
+    """c[j * step + i] = tile[i, j]: columns become rows of `count` numbers, written in whole registers."""
+
+    def emit(context, builder, sig, args):
+        c, step, count, value = args
+        zero, size = ir.Constant(tile.vector, None), tile.lanes
+        for first in range(0, ROWS, size):
+            with builder.if_then(builder.icmp_signed("<", _INT64(first), count)):
+                for j in range(tile.vectors):
+                    rows = [
+                        builder.extract_value(value, i * tile.vectors + j) if i < ROWS else zero
+                        for i in range(first, first + size)
+                    ]
+                    for k, row in enumerate(turned(builder, rows)):
+                        place = builder.add(builder.mul(step, _INT64(j * size + k)), _INT64(first))
+                        builder.store(row, at(builder, c, place, row.type), align=tile.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(c, types.int64, types.int64, tile), emit
+
+
+@intrinsic
 def add_tile(typing, tile, c, rows):
     """The tile plus that at c."""
 
@@ -239,6 +276,30 @@ def rank_one(typing, tile, a, rows, b):
         return value
 
     return tile(tile, a, Places(), b), emit
+
+
+@intrinsic
+def add_lanewise(typing, tile, a, rows, b, apart):
+    """tile[i, j] += a[rows[i]] * b[j * apart], registers times registers: sums over lanes, to be added up at the
+    end."""
+
+    def emit(context, builder, sig, args):
+        value, a, rows, b, apart = args
+        align = tile.dtype.bitwidth // 8
+        column = [
+            builder.load(at(builder, b, builder.mul(apart, _INT64(j)), tile.vector), align=align)
+            for j in range(tile.vectors)
+        ]
+        for i in range(ROWS):
+            row = builder.load(at(builder, a, builder.extract_value(rows, i), tile.vector), align=align)
+            for j in range(tile.vectors):
+                cell = i * tile.vectors + j
+                value = builder.insert_value(
+                    value, fused(builder, tile, row, column[j], builder.extract_value(value, cell)), cell
+                )
+        return value
+
+    return tile(tile, a, Places(), b, types.int64), emit
 
 
 @intrinsic

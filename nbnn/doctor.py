@@ -85,7 +85,7 @@ NETS = {
         loss="svm",
     ),
     "wide": Graph([Conv(342, 3, pad=1), Affine(3)], input=(342, 4, 4), loss="softmax"),
-    "averages": Graph([Conv(4, 1), GlobalAvgPool(), Affine(3)], input=(2, 5, 4), loss="softmax"),
+    "gray": Graph([Conv(4, 4), GlobalAvgPool(), Affine(3)], input=(1, 6, 20), loss="softmax"),
     "numbers": Graph([Affine(160), GELU(), LayerNorm(), Affine(33), ReLU(), Affine(3)], input=(120,), loss="mse"),
 }
 # Large enough for several threads. Within the tower nothing makes threads wait for each other.

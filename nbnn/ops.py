@@ -204,9 +204,10 @@ class Conv(_Weighted):
 
     def chosen(self, *shapes: Shape) -> Op:
         from nbnn.halves import HalvedConv
+        from nbnn.plane import PlaneConv
         from nbnn.winograd import WinogradConv
 
-        return WinogradConv.of(self, *shapes) or HalvedConv.of(self, *shapes) or self
+        return next(filter(None, (kind.of(self, *shapes) for kind in (WinogradConv, HalvedConv, PlaneConv))), self)
 
 
 @dataclass(frozen=True)

@@ -404,6 +404,55 @@ HALVES = [
     *halves("fewer rows at the end", 3, 10, (10, 6), (5, 5), n=3, slots=2),
 ]
 
+# ---- convolution of one channel by rows of places
+
+
+def plane(
+    label: str,
+    filters: int,
+    out: tuple[int, int],
+    window: tuple[int, int],
+    *,
+    n: int = 2,
+    dilation: int = 1,
+    slots: int = 1,
+    rows: int = 2,
+    dense: bool = True,
+) -> list[Case]:
+    """Forward and to the weights; a worker holds `rows` rows of dy."""
+    sides = [side + (size - 1) * dilation for side, size in zip(out, window, strict=True)]
+
+    def x(make: Maker) -> np.ndarray:
+        return (make.dense if dense else make.value)(n, *sides, 1)
+
+    def room(make: Maker) -> np.ndarray:
+        return make.out(2, *sides)  # two workers
+
+    def forward(make: Maker) -> tuple:
+        w, b = make.grad(*window, 1, filters), make.grad(filters)
+        return x(make), w, b, dilation, make.out(n, *out, filters), room(make)
+
+    def weights(make: Maker) -> tuple:
+        dw, db = make.grad_out(slots, *window, 1, filters), make.grad_out(slots, filters)
+        turned = make.out(2, 16, rows * -(-out[1] // 16) * 16)
+        sums = make.out(2, math.prod(window) // 2 + 2, 256)
+        return x(make), make.grad(n, *out, filters), dilation, dw, db, room(make), turned, sums
+
+    return [
+        Case("conv_forward_plane", label, forward),
+        Case("conv_backward_weights_plane", label, weights),
+    ]
+
+
+PLANE = [
+    *plane("whole registers, an odd window", 6, (5, 32), (5, 5), n=3),
+    *plane("a row of a register and a bit", 3, (4, 17), (3, 4)),
+    *plane("a row of two registers and a bit", 5, (3, 39), (4, 2), dense=False),
+    *plane("one filter, one example, one cell", 1, (3, 16), (1, 1), n=1),
+    *plane("dilation 2, a picture with room", 4, (4, 20), (3, 3), dilation=2, dense=False),
+    *plane("slots with unequal shares, fewer rows at the end", 6, (5, 24), (2, 5), n=7, slots=3),
+]
+
 # ---- affine
 
 
@@ -1098,6 +1147,7 @@ CASES: list[Case] = [
     *CONV,
     *WINOGRAD,
     *HALVES,
+    *PLANE,
     *AFFINE,
     *(case for name in ACTIVATIONS for case in activation(name)),
     *POOL,

@@ -62,12 +62,15 @@ def divisors(number: int) -> st.SearchStrategy[int]:
 @st.composite
 def convs(draw: Any, shape: Shape) -> Conv:
     channels, *sides = shape
-    way = draw(st.sampled_from(["Winograd's", "by halves", "any"]))
+    way = draw(st.sampled_from(["Winograd's", "by halves", "by rows", "any"]))
     if way == "Winograd's" and min(sides) > 3:  # that, where there are channels enough
         return Conv(draw(whole(16, 20)), 3, pad=draw(whole(0, 2)), bias=draw(st.booleans()))
     if way == "by halves" and min(sides) > 5:  # where there are enough and the sides are even
         window = (draw(st.sampled_from([5, 5, 5, 6])), draw(st.sampled_from([5, 5, 5, 6])))
         return Conv(draw(whole(1, 20)), window, pad=draw(whole(0, 6)), bias=draw(st.booleans()))
+    if way == "by rows" and channels == 1 and sides[1] > 4:  # where a row is long enough
+        window = draw(whole(4, min(5, sides[0] + 2))), draw(whole(4, 5))
+        return Conv(draw(whole(1, 6)), window, pad=draw(whole(1, 3)), bias=draw(st.booleans()))
     pad, dilation, groups = draw(whole(0, 3)), draw(whole(1, 3)), draw(divisors(channels))
     window = tuple(draw(whole(1, min(5, (side + 2 * pad - 1) // dilation + 1))) for side in sides)
     return Conv(

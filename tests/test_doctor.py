@@ -41,7 +41,7 @@ def run(monkeypatch, capsys, *kept):
     for name, value in everything.items():
         if name not in kept:
             monkeypatch.setattr(doctor, name, lambda value=value: value)
-    monkeypatch.setattr(doctor, "NETS", {name: doctor.NETS[name] for name in ("averages", "windows")})
+    monkeypatch.setattr(doctor, "NETS", {name: doctor.NETS[name] for name in ("gray", "windows")})
     return cli.main(["doctor"]), capsys.readouterr().out.splitlines()
 
 
@@ -58,7 +58,7 @@ def test_a_slip_in_a_reference_is_found(monkeypatch, capsys):
     assert code == 1
     bad = [line for line in lines if line.endswith("<- not well")]
     assert len(bad) == 2 and lines[-1] == "2 of these are not well"
-    assert bad[0].startswith("averages, float32") and "computes something else: scores" in bad[0]
+    assert bad[0].startswith("gray, float32") and "computes something else: scores" in bad[0]
 
 
 def test_a_check_that_breaks_is_a_finding(monkeypatch, capsys):

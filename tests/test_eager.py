@@ -13,6 +13,7 @@ OPS = {
     "Winograd's": (Conv(20, 3, pad=1), (17, 12, 9)),
     "by halves": (Conv(20, 5, pad=1), (9, 14, 14)),
     "by halves, but not to the input": (Conv(20, 7, pad=3), (3, 8, 8)),
+    "by rows of places": (Conv(5, (5, 4), pad=1), (1, 9, 20)),
     "dilated, oblong, in groups": (Conv(8, (3, 2), dilation=2, groups=2, pad=2), (4, 9, 8)),
     "affine on pictures": (Affine(7), (3, 4, 5)),
     "affine on wide pictures": (Affine(7), (9, 4, 5)),

@@ -65,11 +65,13 @@ def test_both_ways_agree(channels, filters, sides, window, pad):
         np.testing.assert_allclose(models[0].loss(x), models[1].loss(x), rtol=0, atol=1e-12 * np.abs(loss).max())
 
 
-def run_of(op: Op, shape: tuple, dtype: str, direct: bool, monkeypatch) -> Eager:
+def three_runs(kind: type[Conv], op: Op, shape: tuple, monkeypatch) -> list[Eager]:
+    """The op as `kind` does it and directly, and directly in float64."""
+    auto = Eager(op, shape, "float32")
+    assert type(auto.op) is kind
     with monkeypatch.context() as patch:
-        if direct:
-            patch.setattr(HalvedConv, "of", lambda *given: None)
-        return Eager(op, shape, dtype)
+        patch.setattr(kind, "of", lambda *given: None)
+        return [auto, *(Eager(op, shape, dtype) for dtype in ("float32", "float64"))]
 
 
 # nothing is multiplied by anything but 1 and -1: measured here, errors are at most 1.5 times those of the direct way
@@ -79,8 +81,7 @@ def test_errors_in_float32_are_those_of_the_direct_way(shape, monkeypatch):
     x, b = rng.standard_normal((8, *shape)).astype(np.float32), np.zeros(32, np.float32)
     w = rng.standard_normal(op.params(shape)["w"].shape).astype(np.float32)
     dy = rng.standard_normal((8, *op.shape(shape))).astype(np.float32)
-    asked = (("float32", False), ("float32", True), ("float64", True))
-    runs = [run_of(op, shape, dtype, direct, monkeypatch) for dtype, direct in asked]
+    runs = three_runs(HalvedConv, op, shape, monkeypatch)
     found = [{"y": run.forward(x, w=w, b=b), **run.backward(x, dy, w=w, b=b)} for run in runs]
     for name, wanted in found[2].items():
         error, direct = (relative_rms(f[name], wanted) for f in found[:2])

@@ -28,6 +28,7 @@ import nbnn.model
 from nbnn import Affine, AvgPool, BatchNorm, Conv, Dropout, GlobalAvgPool, Graph, MaxPool, ReLU
 from nbnn.kernels import reference
 from nbnn.ops import NARROW
+from nbnn.plane import LEAST_PLACES, MOST_FILTERS
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for guard pages and sparse maps")
 SHAPES_TRIED = times(210, 2100)
@@ -81,6 +82,21 @@ def halves(draw: Any) -> list[Case]:
         "rows": draw(whole(1, 6)),
     }
     return cases.halves(str(settings), **settings)
+
+
+def plane(draw: Any) -> list[Case]:
+    n, rows = draw(whole(1, 4)), draw(whole(1, 6))
+    settings = {
+        "filters": draw(whole(1, MOST_FILTERS)),
+        "out": (draw(whole(1, 8)), draw(whole(LEAST_PLACES, 40))),
+        "window": (draw(whole(1, 5)), draw(whole(1, 5))),
+        "n": n,
+        "dilation": draw(whole(1, 3)),
+        "slots": draw(whole(1, n)),
+        "rows": rows,
+        "dense": draw(st.booleans()),
+    }
+    return cases.plane(str(settings), **settings)
 
 
 def affine(draw: Any) -> list[Case]:
@@ -243,7 +259,7 @@ def groups(draw: Any) -> list[Case]:
 
 
 FAMILIES = (
-    *(conv, winograd, halves, affine, activation, pool, norm),
+    *(conv, winograd, halves, plane, affine, activation, pool, norm),
     *(dropout, augment, loss, update, gather, move, groups),
 )
 
@@ -315,9 +331,10 @@ def test_an_array_one_number_too_short_is_found():
 
 EVEN = st.sampled_from([8, 12, 16])
 WIDE = st.tuples(whole(6, 33), EVEN, EVEN)
-# Winograd's way is for many channels and whole tiles, that by halves for even sides.
+GRAY = st.tuples(st.just(1), whole(2, 12), whole(18, 34))
+# Winograd's way is for many channels and whole tiles, that by halves for even sides, that by rows for one channel.
 SHAPES_READ = {
-    Conv: PICTURES | st.tuples(whole(16, 33), whole(4, 12), whole(4, 12)) | WIDE | WIDE,
+    Conv: PICTURES | st.tuples(whole(16, 33), whole(4, 12), whole(4, 12)) | WIDE | WIDE | GRAY,
     MaxPool: PICTURES,
     AvgPool: PICTURES,
     GlobalAvgPool: PICTURES,
@@ -367,7 +384,7 @@ def test_ops_stay_inside_the_room_that_the_library_gives_them():
     *_, line = child.stdout.splitlines() or ["nothing"]
     assert child.returncode == 0, f"ended at: {line} with {child.returncode}\n{child.stderr[-3000:]}"
     reached = json.loads(line)
-    assert set(reached) == {kind.__name__ for kind in KINDS} | {"WinogradConv", "HalvedConv"}
+    assert set(reached) == {kind.__name__ for kind in KINDS} | {"WinogradConv", "HalvedConv", "PlaneConv"}
     assert min(reached.values()) >= count // 100, reached
     assert sum(reached.values()) >= count
     tell("random ops between guard pages", sum(reached.values()))

@@ -165,11 +165,11 @@ def test_training_follows_the_direct_way():
     demand_the_same_training(nodes, rate=2e-3, steps=40, least=0.7)
 
 
-def demand_the_same_training(nodes, rate, steps, least):
+def demand_the_same_training(nodes, rate, steps, least, channels=3):
     """Losses that follow those of the direct way, and end below `least` times the first."""
-    graph = Graph(nodes, input=(3, 16, 16), loss="softmax")
+    graph = Graph(nodes, input=(channels, 16, 16), loss="softmax")
     rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((256, 3, 16, 16)).astype(np.float32), rng.integers(0, 10, 256)
+    x, y = rng.standard_normal((256, channels, 16, 16)).astype(np.float32), rng.integers(0, 10, 256)
     indices = rng.integers(0, 256, (steps, 32))
     # not Adam: it makes a whole step of a gradient that is rounding alone, whichever way that is rounded
     how = {"update_rule": "sgd_momentum", "optim_config": {"learning_rate": rate, "momentum": 0.9}}

@@ -59,6 +59,7 @@ from nbnn.kernels.reference.norm import (
     scale_backward_weights,
     scale_forward,
 )
+from nbnn.kernels.reference.plane import conv_backward_weights_plane, conv_forward_plane
 from nbnn.kernels.reference.pool import (
     avg_pool_backward,
     avg_pool_forward,
@@ -99,9 +100,11 @@ __all__ = [
     "conv_backward_data_narrow",
     "conv_backward_weights",
     "conv_backward_weights_halves",
+    "conv_backward_weights_plane",
     "conv_backward_weights_winograd",
     "conv_forward",
     "conv_forward_halves",
+    "conv_forward_plane",
     "conv_forward_winograd",
     "conv_winograd_wide",
     "copy",
