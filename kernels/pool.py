@@ -195,13 +195,11 @@ def max_pool_backward(
     with stride 2, write each place of dx once."""
     apart = pad == 0 and stride >= max(tall, wide)
     for n in range(first, last):
-        if apart:
-            _max_gradients(places, dy, tall, wide, stride, pad, n, dx, True)
-            if dy.shape[1] * tall != dx.shape[1] or dy.shape[2] * wide != dx.shape[2]:
-                _clear_rest(dx, n, tall, wide, stride, dy.shape[1], dy.shape[2])
-        else:
+        if not apart:
             clear(dx, n)
-            _max_gradients(places, dy, tall, wide, stride, pad, n, dx, False)
+        elif dy.shape[1] * tall != dx.shape[1] or dy.shape[2] * wide != dx.shape[2]:
+            _clear_rest(dx, n, tall, wide, stride, dy.shape[1], dy.shape[2])
+        _max_gradients(places, dy, tall, wide, stride, pad, n, dx, apart)
 
 
 @kernel(each="x", intensity=2)
