@@ -13,7 +13,7 @@ slots comes with the arrays, so the order of every addition is the same for any 
 
 from nbnn.kernels.jit import Array1, Array2, Array3, Array4, Array5, Space3, inlined, kernel, own, step
 from nbnn.kernels.simd import fill, lane_between, lanes, load, pointer, select, store
-from nbnn.kernels.tile import HALF, ROWS, in_line, load_tile, multiply, places, start_tile, store_tile, zero_tile
+from nbnn.kernels.tile import ROWS, in_line, load_tile, multiply, places, start_tile, store_tile, zero_tile
 
 # Bytes of x and dy that a tile of dw reads before the next tile reads them again: a first-level cache. (Measured on
 # AVX2 for 2**14, 2**15, 2**16 with the first layers of the bench and with 64, 128, 256 channels: 2**15 is within 3% of
@@ -56,10 +56,8 @@ def conv_forward(x: Array4, w: Array4, b: Array1, stride: int, dilation: int, y:
         for f in range(0, filters, 2 * width):
             if filters - f > width:
                 _forward_columns(xn, x, w, b, stride, dilation, yn, y, f, 2)
-            elif filters - f > width // 2:
-                _forward_columns(xn, x, w, b, stride, dilation, yn, y, f, 1)
             else:
-                _forward_columns(xn, x, w, b, stride, dilation, yn, y, f, HALF)
+                _forward_columns(xn, x, w, b, stride, dilation, yn, y, f, 1)
 
 
 @inlined
@@ -148,58 +146,38 @@ def _met(place, taps, back, length):
 
 
 @inlined
-def _window_rows(a, dy, rows, up, turned, u, hop, taps, columns, line, pitch):
-    """columns[i, j, (v, c)] = sum over t < taps, f of dy[i - t * up, j, f] * turned[u + t * hop, f, (v, c)] for `rows`
-    rows i."""
-    count, cells = rows * dy.shape[2], turned.shape[2]
-    deeper = hop * step(turned, 0)
-    for p in range(0, count, ROWS):
-        from_dy = places(p, count, rows, dy.shape[2], 0, step(dy, 1), step(dy, 2))
-        to_columns = places(p, count, rows, dy.shape[2], 0, line * pitch, pitch)
-        for k in range(0, cells, 2 * lanes(dy)):
-            b = pointer(turned) + (u * step(turned, 0) + k)
-            if cells - k > lanes(dy):
-                t = multiply(
-                    a,
-                    from_dy,
-                    -up * step(dy, 1),
-                    0,
-                    1,
-                    b,
-                    deeper,
-                    0,
-                    step(turned, 1),
-                    taps,
-                    1,
-                    turned.shape[1],
-                    zero_tile(b, 2),
-                )
-                store_tile(columns + k, to_columns, t)
-            else:
-                s = multiply(
-                    a,
-                    from_dy,
-                    -up * step(dy, 1),
-                    0,
-                    1,
-                    b,
-                    deeper,
-                    0,
-                    step(turned, 1),
-                    taps,
-                    1,
-                    turned.shape[1],
-                    zero_tile(b, 1),
-                )
-                store_tile(columns + k, to_columns, s)
+def _window_columns(a, from_dy, row, turned, b, deeper, taps, columns, to_columns, vectors):
+    """One panel of the columns (v, c)."""
+    t = zero_tile(b, vectors)
+    t = multiply(a, from_dy, row, 0, 1, b, deeper, 0, step(turned, 1), taps, 1, turned.shape[1], t)
+    store_tile(columns, to_columns, t)
 
 
 @inlined
-def _add_cells(columns, pitch, j0, v0, hop, size_v, stride, dilation, pad, place, dx):
+def _window_rows(a, dy, rows, up, turned, u, hop, taps, columns, line, pitch):
+    """columns[i, j, (v, c)] = sum over t < taps, f of dy[i - t * up, j, f] * turned[u + t * hop, f, (v, c)] for `rows`
+    rows i."""
+    count, row, deeper = rows * dy.shape[2], -up * step(dy, 1), hop * step(turned, 0)
+    for p in range(0, count, ROWS):
+        from_dy = places(p, count, rows, dy.shape[2], 0, step(dy, 1), step(dy, 2))
+        to_columns = places(p, count, rows, dy.shape[2], 0, line * pitch, pitch)
+        for k in range(0, turned.shape[2], 2 * lanes(dy)):
+            b = pointer(turned) + (u * step(turned, 0) + k)
+            if turned.shape[2] - k > lanes(dy):
+                _window_columns(a, from_dy, row, turned, b, deeper, taps, columns + k, to_columns, 2)
+            else:
+                _window_columns(a, from_dy, row, turned, b, deeper, taps, columns + k, to_columns, 1)
+
+
+@inlined
+def _add_cells(columns, pitch, j0, v0, hop, back, size_v, stride, dilation, pad, place, dx):
     """Those places j0, j0 + stride, ... of a row of dx that share their window cells v0, v0 + hop, ...: the sum over v
     of columns[j, (v, c)], each for the j that v met."""
     channels, zero = dx.shape[3], fill(dx, 0.0)
-    taps, further = (size_v - v0 + hop - 1) // hop, hop * channels - hop * dilation // stride * pitch
+    taps, further = (
+        (size_v - v0 + hop - 1) // hop,
+        hop * channels - back * pitch,
+    )  # to the next cell, met `back` earlier
     for j in range(j0, dx.shape[2], stride):
         near = columns + ((j + pad - v0 * dilation) // stride * pitch + v0 * channels)
         for c in range(0, channels, lanes(dx)):
@@ -260,9 +238,8 @@ def conv_backward_data_narrow(
                     place = dxn + (i0 + (i + r) * stride) * step(dx, 1)
                     for j0 in range(min(stride, dx.shape[2])):
                         v0 = _first_tap(j0 + pad, size_v, stride, dilation)
-                        _add_cells(
-                            cells + r * line * pitch, pitch, j0, v0, hop, size_v, stride, dilation, pad, place, dx
-                        )
+                        row = cells + r * line * pitch
+                        _add_cells(row, pitch, j0, v0, hop, back, size_v, stride, dilation, pad, place, dx)
                 i += rows
 
 
@@ -354,7 +331,5 @@ def conv_backward_weights(
                 for f in range(0, filters, 2 * width):
                     if filters - f > width:
                         _weights_columns(xn, x, dyn, stride, dilation, dy, group, rows, dws, dw, f, fresh, 2)
-                    elif filters - f > width // 2:
-                        _weights_columns(xn, x, dyn, stride, dilation, dy, group, rows, dws, dw, f, fresh, 1)
                     else:
-                        _weights_columns(xn, x, dyn, stride, dilation, dy, group, rows, dws, dw, f, fresh, HALF)
+                        _weights_columns(xn, x, dyn, stride, dilation, dy, group, rows, dws, dw, f, fresh, 1)

@@ -6,8 +6,9 @@ of columns.
 
 Letters as in `conv.py`. The rows of a tile are filters, its columns places; y has its filters innermost, as every
 kernel wants it, so tiles are turned in their registers. A row has at least as many places as a register has lanes; its
-last register begins where it fits, and some places are computed twice. A picture that has room behind its channel is
-copied side by side first.
+last register begins where it fits. So some places of y are computed twice, and to the weights some places of x meet a
+zero in place of their dy (an infinity then makes a NaN, as in Winograd's way). A picture that has room behind its
+channel is copied side by side first.
 
 Forward: a worker owns whole examples of y. To the weights: slot s owns partial[s], as in `conv.py`; the sums are kept
 lane by lane until the end of the slot.
@@ -166,7 +167,7 @@ def conv_backward_weights_plane(
     worker: int,
 ):
     """conv_backward_weights, so. A worker turns as many rows of dy as it has room for, and takes them through all cells
-    of the window, two at a time; sums[k // 2] has the lanes of those of cells k and k + 1, the last row those of db."""
+    of the window, two at a time. `sums` is one run of tiles: the lanes of cells 0 and 1, of 2 and 3, ..., and of db."""
     count, slots, width, places = dy.shape[0], dw.shape[0], lanes(x), dy.shape[2]
     cells, size_v = dw.shape[1] * dw.shape[2], dw.shape[2]
     kept, in_turn, apart = own(sums, worker), own(turned, worker), step(turned, 1)

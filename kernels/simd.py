@@ -56,9 +56,9 @@ def lanes_of(dtype) -> int:
 class _Value(types.Type):
     """A Numba type that belongs to a dtype."""
 
-    def __init__(self, dtype, label, part=1):
+    def __init__(self, dtype, label):
         self.dtype = dtype
-        self.lanes = lanes_of(dtype) // part
+        self.lanes = lanes_of(dtype)
         self.scalar = ir.FloatType() if dtype is types.float32 else ir.DoubleType()
         self.vector = ir.VectorType(self.scalar, self.lanes)
         self.suffix = f"v{self.lanes}f{dtype.bitwidth}"

@@ -29,10 +29,6 @@ from nbnn.kernels.jit import inlined
 from nbnn.kernels.simd import _INT64, _Value, at, fused, register_bytes, spread, turned
 
 ROWS = 8 if register_bytes() == 64 else 6
-# Among the numbers of `vectors`: half of one register, for rows of few columns. Where multipliers are 32 bytes wide and
-# take a register of 64 in two halves, the half costs half: the first layer of lenet, 6 filters, is 1.1 times as fast
-# forward, where starting its short sums costs more than the sums, and 1.5 times to the weights.
-HALF = 0
 
 
 class Places(types.Type):
@@ -46,9 +42,8 @@ class Tile(_Value):
     """ROWS x vectors registers."""
 
     def __init__(self, dtype, vectors):
-        self.part = 2 if vectors == HALF else 1
-        self.vectors = max(vectors, 1)
-        super().__init__(dtype, f"tile {ROWS} x {self.vectors} of register", self.part)
+        self.vectors = vectors
+        super().__init__(dtype, f"tile {ROWS} x {vectors} of register")
 
 
 @register_model(Places)
@@ -202,15 +197,10 @@ def load_tile(typing, c, rows, vectors):
 
 @intrinsic
 def store_tile(typing, c, rows, tile):
-    """Store whole registers: zeros behind those of half a register."""
-
     def emit(context, builder, sig, args):
-        lane = ir.Constant(ir.VectorType(ir.IntType(32), tile.part * tile.lanes), list(range(tile.part * tile.lanes)))
         for i, j, cell in _cells(tile):
             place = builder.add(builder.extract_value(args[1], i), _INT64(j * tile.lanes))
             value = builder.extract_value(args[2], cell)
-            if tile.part > 1:
-                value = builder.shuffle_vector(value, ir.Constant(tile.vector, None), lane)
             builder.store(value, at(builder, args[0], place, value.type), align=tile.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -219,18 +209,21 @@ def store_tile(typing, c, rows, tile):
 
 @intrinsic
 def store_turned(typing, c, step, count, tile):
-    """c[j * step + i] = tile[i, j]: columns become rows of `count` numbers, written in whole registers."""
+    """c[j * step + i] = tile[i, j] for the first `count` rows i: columns become rows, written in whole registers with
+    zeros behind."""
 
     def emit(context, builder, sig, args):
         c, step, count, value = args
         zero, size = ir.Constant(tile.vector, None), tile.lanes
         for first in range(0, ROWS, size):
             with builder.if_then(builder.icmp_signed("<", _INT64(first), count)):
+                there = [builder.icmp_signed("<", _INT64(i), count) for i in range(first, min(first + size, ROWS))]
                 for j in range(tile.vectors):
                     rows = [
-                        builder.extract_value(value, i * tile.vectors + j) if i < ROWS else zero
-                        for i in range(first, first + size)
+                        builder.select(given, builder.extract_value(value, i * tile.vectors + j), zero)
+                        for i, given in enumerate(there, first)
                     ]
+                    rows += [zero] * (size - len(rows))
                     for k, row in enumerate(turned(builder, rows)):
                         place = builder.add(builder.mul(step, _INT64(j * size + k)), _INT64(first))
                         builder.store(row, at(builder, c, place, row.type), align=tile.dtype.bitwidth // 8)

@@ -55,6 +55,7 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 NARROW = 8  # channels that leave half of the widest register empty
+MOST_COLUMNS = 1 << 15  # numbers that a worker holds on the way back to so few: a part of a second-level cache
 PLANES = 4  # channels of pictures that an affine reads plane by plane
 LARGE = 64  # weights of an affine for each of its inputs and units, from which their gradient is not looked at
 HELD = (128, 4 * WHOLE_TILES)  # examples and features of a block of x: 48 KiB in float32
@@ -156,10 +157,10 @@ class Conv(_Weighted):
         return max(frames)
 
     def _columns(self, *shapes: Shape) -> tuple[int, int]:
-        """What a worker holds on the way back to few channels: rows of dy with their frames, as many as make whole
-        tiles, each place with a row of the window and, behind its last channels, a whole register."""
-        width, frame = self.shape(*shapes)[2], self._frame(*shapes)
-        together = max(1, 2 * WHOLE_TILES // width)
+        """What a worker holds on the way back to few channels: rows of dy with their frames, some tiles' worth of
+        them, each place with a row of the window and, behind its last channels, a whole register."""
+        (_, height, width), frame = self.shape(*shapes), self._frame(*shapes)
+        together = max(1, min(height, 2 * WHOLE_TILES // width))
         return together * (width + frame) + frame, (self.window[1] - 1) * shapes[0][0] + 16
 
     def multiply_adds(self, *shapes: Shape) -> int:
@@ -189,7 +190,7 @@ class Conv(_Weighted):
     def backward_input(self, *shapes: Shape) -> list[Call]:
         frame = self._frame(*shapes)
         settings = (self.stride, self.dilation, self.pad, frame)
-        if shapes[0][0] <= NARROW:
+        if shapes[0][0] <= NARROW and math.prod(self._columns(*shapes)) <= MOST_COLUMNS:
             return [
                 call("turn", Form("lines", self._weights()), "turned_narrow"),
                 call("conv_backward_data_narrow", "dy", "turned_narrow", *settings, "dx", "columns"),

@@ -435,7 +435,7 @@ def plane(
     def weights(make: Maker) -> tuple:
         dw, db = make.grad_out(slots, *window, 1, filters), make.grad_out(slots, filters)
         turned = make.out(2, 16, rows * -(-out[1] // 16) * 16)
-        sums = make.out(2, math.prod(window) // 2 + 2, 256)
+        sums = make.out(2, 1, (math.prod(window) // 2 + 2) * 256)
         return x(make), make.grad(n, *out, filters), dilation, dw, db, room(make), turned, sums
 
     return [

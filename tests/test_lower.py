@@ -321,6 +321,17 @@ def test_what_is_made_once_more_is_the_same(graph, monkeypatch):
     assert found[0][1] == found[1][1]
 
 
+@pytest.mark.parametrize(
+    ("conv", "shape", "held"),
+    [(Conv(16, 5), (6, 12, 12), True), (Conv(8, (1, 16)), (8, 1, 40), True), (Conv(8, (1, 400)), (8, 1, 16000), False)],
+)
+def test_rows_of_wide_windows_are_not_held(conv, shape, held):
+    """The way back to few channels holds a row of the window for each place of a row of dy: too much, sometimes."""
+    net = lower(Graph([Scale(), conv, GlobalAvgPool(), Affine(2)], input=shape, loss="softmax"), lanes=8)
+    assert ("conv_backward_data_narrow" in net.source) == held
+    assert net.sizes["space"] <= 1 << 17
+
+
 def test_parameters_and_gradients_lie_alike_and_weights_come_first():
     net = lower(dag(), lanes=16)
     for node in net.graph.nodes:

@@ -329,6 +329,19 @@ def test_an_array_one_number_too_short_is_found():
     assert child.stdout.splitlines()[-1].endswith("float32, ending at a guard page")
 
 
+def demand_gradients(model: Any, x: Any, params: Any, dy: Any, found: Any, tolerance: float) -> None:
+    """A convolution is linear in x, in w and in b: along any way r, dy . (y(x + r) - y(x)) is dx . r."""
+    given, rng, at = {"x": x, **params}, np.random.default_rng(1), model.loss(x)
+    for name, value in given.items():
+        way = rng.standard_normal(value.shape)
+        moved = {**given, name: value + way}
+        model.params.update({key: moved[key.split(".")[1]] for key in model.params})
+        wanted, gradient = np.vdot(dy, model.loss(moved["x"]) - at), found[f"d{name}"]
+        size = np.linalg.norm(gradient) * np.linalg.norm(way) + np.linalg.norm(dy) * np.linalg.norm(at)
+        assert abs(np.vdot(gradient, way) - wanted) <= tolerance * size, name
+        model.params.update({key: params[key.split(".")[1]] for key in model.params})
+
+
 EVEN = st.sampled_from([8, 12, 16])
 WIDE = st.tuples(whole(6, 33), EVEN, EVEN)
 GRAY = st.tuples(st.just(1), whole(2, 12), whole(18, 34))
@@ -365,8 +378,11 @@ def run_ops(count: int) -> None:
         x = rng.standard_normal((n, *shape))
         y, wanted = eager.forward(x, **params), model.loss(x)
         assert np.abs(y - wanted).max() <= (2e-3 if dtype == "float32" else 1e-9) * (1 + np.abs(wanted).max())
-        found = eager.backward(x, rng.standard_normal(y.shape), **params)
+        dy = rng.standard_normal(y.shape)
+        found = eager.backward(x, dy, **params)
         assert all(np.isfinite(value).all() for value in found.values())
+        if isinstance(op, Conv):
+            demand_gradients(model, x, params, dy, found, 1e-4 if dtype == "float32" else 1e-10)
         reached[type(eager.op).__name__] += 1
 
     for (op, shape), at_end, dtype in itertools.product(LARGE, (True, False), DTYPES):

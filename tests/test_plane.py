@@ -18,6 +18,10 @@ CHOSEN = [
     ("more filters than a tile has rows", Conv(7, 5), (1, 28, 28), False),
     ("rows shorter than a register", Conv(6, 5), (1, 28, 19), False),
     ("few cells", Conv(6, 3), (1, 28, 28), False),
+    ("many cells", Conv(6, (16, 32)), (1, 60, 60), True),
+    ("too many cells", Conv(6, (16, 33)), (1, 60, 60), False),
+    ("a large picture", Conv(6, 5, pad=2), (1, 1020, 1020), True),
+    ("too large a picture", Conv(6, 5, pad=2), (1, 1020, 1021), False),
     ("a stride", Conv(6, 5, stride=2), (1, 60, 60), False),
 ]
 
