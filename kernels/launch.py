@@ -237,12 +237,16 @@ def _emit_launch(context, builder, works, units=None, examples=None, beside=Fals
             (serial, "nbnn.walk", (_I64(0), units, units, examples, _I64(0))),
         ):
             with branch:
-                words = [builder.ptrtoint(table, _I64), _I64(len(works)), *words]
-                kinds = (types.int64,) * len(words)
-                function_type = context.call_conv.get_function_type(types.void, kinds)
-                function = cgutils.get_or_insert_function(builder.module, function_type, name)
-                context.call_conv.call_function(builder, function, types.void, kinds, words)
+                _call_engine(context, builder, name, [builder.ptrtoint(table, _I64), _I64(len(works)), *words])
     return context.get_dummy_value()
+
+
+def _call_engine(context, builder, name, words):
+    """Call what `start_engine` has given this name."""
+    kinds = (types.int64,) * len(words)
+    function_type = context.call_conv.get_function_type(types.void, kinds)
+    function = cgutils.get_or_insert_function(builder.module, function_type, name)
+    context.call_conv.call_function(builder, function, types.void, kinds, words)
 
 
 def _runner(context, module, body, cell, kinds, block_type):
@@ -376,7 +380,15 @@ def _walk(table, count, begin, end, units, examples, worker):
     restore_denormals(denormals)
 
 
-_walk_here = inlined(_walk)
+@intrinsic
+def _walk_by_name(typing, *words):
+    """`_walk`, already compiled: the one parallel function has little to compile."""
+
+    def emit(context, builder, sig, args):
+        _call_engine(context, builder, "nbnn.walk", cgutils.unpack_tuple(builder, args[0]))
+        return context.get_dummy_value()
+
+    return types.void(types.StarArgUniTuple(types.int64, len(words))), emit
 
 
 def _launch(table, count, units, examples, grain, threads):
@@ -385,18 +397,18 @@ def _launch(table, count, units, examples, grain, threads):
     for worker in prange(workers):
         first = (worker * grains // workers) * grain
         last = min(((worker + 1) * grains // workers) * grain, units)
-        _walk_here(table, count, first, last, units, examples, worker)
+        _walk_by_name(table, count, first, last, units, examples, worker)
 
 
 def start_engine():
     """Compile or load the launch and give it its name; once per process, before a step is loaded."""
     if not _engine:
         walk = compiled_for([types.int64] * 7, _walk, "walk")
+        binding.add_symbol("nbnn.walk", walk.address)  # which the launch calls
         launch = compiled_for([types.int64] * 6, _launch, "launch", parallel=True)
+        binding.add_symbol("nbnn.launch", launch.address)
         numba.get_num_threads()  # makes Numba choose its threading layer; a launch would end a forked child
         _engine.update(walk=walk, launch=launch)
-        for name, code in _engine.items():
-            binding.add_symbol(f"nbnn.{name}", code.address)
 
 
 _engine: dict = {}
