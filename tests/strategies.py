@@ -69,7 +69,7 @@ def convs(draw: Any, shape: Shape) -> Conv:
         window = (draw(st.sampled_from([5, 5, 5, 6])), draw(st.sampled_from([5, 5, 5, 6])))
         return Conv(draw(whole(1, 20)), window, pad=draw(whole(0, 6)), bias=draw(st.booleans()))
     if way == "by rows" and channels == 1 and sides[1] > 4:  # where a row is long enough
-        window = draw(whole(4, min(5, sides[0] + 2))), draw(whole(4, 5))
+        window = draw(whole(min(4, sides[0] + 2), min(5, sides[0] + 2))), draw(whole(4, 5))
         return Conv(draw(whole(1, 6)), window, pad=draw(whole(1, 3)), bias=draw(st.booleans()))
     pad, dilation, groups = draw(whole(0, 3)), draw(whole(1, 3)), draw(divisors(channels))
     window = tuple(draw(whole(1, min(5, (side + 2 * pad - 1) // dilation + 1))) for side in sides)
