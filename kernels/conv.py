@@ -174,10 +174,8 @@ def _add_cells(columns, pitch, j0, v0, hop, back, size_v, stride, dilation, pad,
     """Those places j0, j0 + stride, ... of a row of dx that share their window cells v0, v0 + hop, ...: the sum over v
     of columns[j, (v, c)], each for the j that v met."""
     channels, zero = dx.shape[3], fill(dx, 0.0)
-    taps, further = (
-        (size_v - v0 + hop - 1) // hop,
-        hop * channels - back * pitch,
-    )  # to the next cell, met `back` earlier
+    taps = (size_v - v0 + hop - 1) // hop
+    further = hop * channels - back * pitch  # the next cell met a place `back` earlier
     for j in range(j0, dx.shape[2], stride):
         near = columns + ((j + pad - v0 * dilation) // stride * pitch + v0 * channels)
         for c in range(0, channels, lanes(dx)):

@@ -56,21 +56,8 @@ def _side_by_side(x, n, plane, worker):
 @inlined
 def _filters_at(at, line, w, b, dilation, filters, y, row, vectors):
     """All filters at a register or two of places."""
-    t = multiply(
-        pointer(w),
-        filters,
-        step(w, 0),
-        0,
-        step(w, 1),
-        at,
-        dilation * line,
-        0,
-        dilation,
-        w.shape[0],
-        1,
-        w.shape[1],
-        number_tile(pointer(b), filters, vectors),
-    )
+    t, down = number_tile(pointer(b), filters, vectors), dilation * line
+    t = multiply(pointer(w), filters, step(w, 0), 0, step(w, 1), at, down, 0, dilation, w.shape[0], 1, w.shape[1], t)
     store_turned(row, step(y, 2), y.shape[3], t)
 
 
@@ -166,8 +153,9 @@ def conv_backward_weights_plane(
     last: int,
     worker: int,
 ):
-    """conv_backward_weights, so. A worker turns as many rows of dy as it has room for, and takes them through all cells
-    of the window, two at a time. `sums` is one run of tiles: the lanes of cells 0 and 1, of 2 and 3, ..., and of db."""
+    """conv_backward_weights for pictures of one channel. A worker turns as many rows of dy as it has room for, and
+    takes them through all cells of the window, two at a time. `sums` is one run of tiles: the lanes of cells 0 and 1,
+    of 2 and 3, ..., and of db."""
     count, slots, width, places = dy.shape[0], dw.shape[0], lanes(x), dy.shape[2]
     cells, size_v = dw.shape[1] * dw.shape[2], dw.shape[2]
     kept, in_turn, apart = own(sums, worker), own(turned, worker), step(turned, 1)

@@ -401,7 +401,7 @@ def total(typing, a):
     return a.dtype(a), emit
 
 
-def turned(builder, rows):
+def transposed(builder, rows):
     """As many registers as one has lanes, rows made columns: log2(lanes) rounds of shuffles; round r swaps the parts of
     the registers that are 2**r apart."""
     rows, size, distance = list(rows), len(rows), 1
@@ -429,7 +429,7 @@ def transpose_block(typing, source, source_step, target, target_step):
             builder.load(at(builder, source_at, builder.mul(source_step, _INT64(j)), source.vector), align=align)
             for j in range(size)
         ]
-        for i, row in enumerate(turned(builder, rows)):
+        for i, row in enumerate(transposed(builder, rows)):
             builder.store(row, at(builder, target_at, builder.mul(target_step, _INT64(i)), source.vector), align=align)
         return context.get_dummy_value()
 

@@ -26,7 +26,7 @@ from numba import types
 from numba.core.extending import intrinsic, models, register_model
 
 from nbnn.kernels.jit import inlined
-from nbnn.kernels.simd import _INT64, _Value, at, fused, register_bytes, spread, turned
+from nbnn.kernels.simd import _INT64, _Value, at, fused, register_bytes, spread, transposed
 
 ROWS = 8 if register_bytes() == 64 else 6
 
@@ -132,8 +132,50 @@ def in_line(typing, first, count, step):
     return Places()(*[types.int64] * 3), emit
 
 
+def _load(builder, kind, place, offset):
+    return builder.load(at(builder, place, offset, kind.vector), align=kind.dtype.bitwidth // 8)
+
+
+def _store(builder, kind, value, place, offset):
+    builder.store(value, at(builder, place, offset, kind.vector), align=kind.dtype.bitwidth // 8)
+
+
 def _cells(kind):
     return [(i, j, i * kind.vectors + j) for i in range(ROWS) for j in range(kind.vectors)]
+
+
+def _cell_at(builder, kind, rows, i, j):
+    """How far register j of row i is from the first of all."""
+    return builder.add(builder.extract_value(rows, i), _INT64(j * kind.lanes))
+
+
+def _tile_of(builder, kind, register):
+    """A tile of what `register` gives for each i, j."""
+    value = ir.Constant(ir.ArrayType(kind.vector, ROWS * kind.vectors), ir.Undefined)
+    for i, j, cell in _cells(kind):
+        value = builder.insert_value(value, register(i, j), cell)
+    return value
+
+
+def _spread_at(builder, kind, a, rows, i):
+    """The number at row i in every lane."""
+    return spread(builder, builder.load(builder.gep(a, [builder.extract_value(rows, i)])), kind.lanes)
+
+
+def _panel(builder, kind, b, apart):
+    """A register for each j, `apart` from each other."""
+    return [_load(builder, kind, b, builder.mul(apart, _INT64(j))) for j in range(kind.vectors)]
+
+
+def _add_products(builder, tile, value, row, panel):
+    """value[i, j] + row(i) * panel[j], row by row: few registers are alive at a time."""
+    for i in range(ROWS):
+        factor = row(i)
+        for j, column in enumerate(panel):
+            cell = i * tile.vectors + j
+            total = fused(builder, tile, factor, column, builder.extract_value(value, cell))
+            value = builder.insert_value(value, total, cell)
+    return value
 
 
 @intrinsic(prefer_literal=True)
@@ -142,14 +184,8 @@ def start_tile(typing, b, vectors):
     kind = Tile(b.dtype, vectors.literal_value)
 
     def emit(context, builder, sig, args):
-        row = [
-            builder.load(at(builder, args[0], _INT64(j * kind.lanes), kind.vector), align=kind.dtype.bitwidth // 8)
-            for j in range(kind.vectors)
-        ]
-        value = ir.Constant(ir.ArrayType(kind.vector, ROWS * kind.vectors), ir.Undefined)
-        for _, j, cell in _cells(kind):
-            value = builder.insert_value(value, row[j], cell)
-        return value
+        panel = _panel(builder, kind, args[0], _INT64(kind.lanes))
+        return _tile_of(builder, kind, lambda i, j: panel[j])
 
     return kind(b, vectors), emit
 
@@ -160,11 +196,8 @@ def number_tile(typing, b, rows, vectors):
     kind = Tile(b.dtype, vectors.literal_value)
 
     def emit(context, builder, sig, args):
-        value = ir.Constant(ir.ArrayType(kind.vector, ROWS * kind.vectors), ir.Undefined)
-        for i, _, cell in _cells(kind):
-            number = builder.load(builder.gep(args[0], [builder.extract_value(args[1], i)]))
-            value = builder.insert_value(value, spread(builder, number, kind.lanes), cell)
-        return value
+        numbers = [_spread_at(builder, kind, *args[:2], i) for i in range(ROWS)]
+        return _tile_of(builder, kind, lambda i, j: numbers[i])
 
     return kind(b, Places(), vectors), emit
 
@@ -184,13 +217,8 @@ def load_tile(typing, c, rows, vectors):
     kind = Tile(c.dtype, vectors.literal_value)
 
     def emit(context, builder, sig, args):
-        value = ir.Constant(ir.ArrayType(kind.vector, ROWS * kind.vectors), ir.Undefined)
-        for i, j, cell in _cells(kind):
-            place = builder.add(builder.extract_value(args[1], i), _INT64(j * kind.lanes))
-            value = builder.insert_value(
-                value, builder.load(at(builder, args[0], place, kind.vector), align=kind.dtype.bitwidth // 8), cell
-            )
-        return value
+        c, rows = args[:2]
+        return _tile_of(builder, kind, lambda i, j: _load(builder, kind, c, _cell_at(builder, kind, rows, i, j)))
 
     return kind(c, Places(), vectors), emit
 
@@ -198,10 +226,9 @@ def load_tile(typing, c, rows, vectors):
 @intrinsic
 def store_tile(typing, c, rows, tile):
     def emit(context, builder, sig, args):
+        c, rows, value = args
         for i, j, cell in _cells(tile):
-            place = builder.add(builder.extract_value(args[1], i), _INT64(j * tile.lanes))
-            value = builder.extract_value(args[2], cell)
-            builder.store(value, at(builder, args[0], place, value.type), align=tile.dtype.bitwidth // 8)
+            _store(builder, tile, builder.extract_value(value, cell), c, _cell_at(builder, tile, rows, i, j))
         return context.get_dummy_value()
 
     return types.void(c, Places(), tile), emit
@@ -224,9 +251,9 @@ def store_turned(typing, c, step, count, tile):
                         for i, given in enumerate(there, first)
                     ]
                     rows += [zero] * (size - len(rows))
-                    for k, row in enumerate(turned(builder, rows)):
+                    for k, column in enumerate(transposed(builder, rows)):
                         place = builder.add(builder.mul(step, _INT64(j * size + k)), _INT64(first))
-                        builder.store(row, at(builder, c, place, row.type), align=tile.dtype.bitwidth // 8)
+                        _store(builder, tile, column, c, place)
         return context.get_dummy_value()
 
     return types.void(c, types.int64, types.int64, tile), emit
@@ -238,12 +265,12 @@ def add_tile(typing, tile, c, rows):
 
     def emit(context, builder, sig, args):
         value, c, rows = args
-        for i, j, cell in _cells(tile):
-            place = builder.add(builder.extract_value(rows, i), _INT64(j * tile.lanes))
-            other = builder.load(at(builder, c, place, tile.vector), align=tile.dtype.bitwidth // 8)
-            total = builder.fadd(builder.extract_value(value, cell), other, flags=("contract", "nsz"))
-            value = builder.insert_value(value, total, cell)
-        return value
+
+        def total(i, j):
+            other = _load(builder, tile, c, _cell_at(builder, tile, rows, i, j))
+            return builder.fadd(builder.extract_value(value, i * tile.vectors + j), other, flags=("contract", "nsz"))
+
+        return _tile_of(builder, tile, total)
 
     return tile(tile, c, Places()), emit
 
@@ -255,18 +282,8 @@ def rank_one(typing, tile, a, rows, b):
 
     def emit(context, builder, sig, args):
         value, a, rows, b = args
-        row = [
-            builder.load(at(builder, b, _INT64(j * tile.lanes), tile.vector), align=tile.dtype.bitwidth // 8)
-            for j in range(tile.vectors)
-        ]
-        for i in range(ROWS):
-            number = spread(builder, builder.load(builder.gep(a, [builder.extract_value(rows, i)])), tile.lanes)
-            for j in range(tile.vectors):
-                cell = i * tile.vectors + j
-                value = builder.insert_value(
-                    value, fused(builder, tile, number, row[j], builder.extract_value(value, cell)), cell
-                )
-        return value
+        panel = _panel(builder, tile, b, _INT64(tile.lanes))
+        return _add_products(builder, tile, value, lambda i: _spread_at(builder, tile, a, rows, i), panel)
 
     return tile(tile, a, Places(), b), emit
 
@@ -278,19 +295,10 @@ def add_lanewise(typing, tile, a, rows, b, apart):
 
     def emit(context, builder, sig, args):
         value, a, rows, b, apart = args
-        align = tile.dtype.bitwidth // 8
-        column = [
-            builder.load(at(builder, b, builder.mul(apart, _INT64(j)), tile.vector), align=align)
-            for j in range(tile.vectors)
-        ]
-        for i in range(ROWS):
-            row = builder.load(at(builder, a, builder.extract_value(rows, i), tile.vector), align=align)
-            for j in range(tile.vectors):
-                cell = i * tile.vectors + j
-                value = builder.insert_value(
-                    value, fused(builder, tile, row, column[j], builder.extract_value(value, cell)), cell
-                )
-        return value
+        panel = _panel(builder, tile, b, apart)
+        return _add_products(
+            builder, tile, value, lambda i: _load(builder, tile, a, builder.extract_value(rows, i)), panel
+        )
 
     return tile(tile, a, Places(), b, types.int64), emit
 

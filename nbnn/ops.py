@@ -208,7 +208,7 @@ class Conv(_Weighted):
         from nbnn.plane import PlaneConv
         from nbnn.winograd import WinogradConv
 
-        return next(filter(None, (kind.of(self, *shapes) for kind in (WinogradConv, HalvedConv, PlaneConv))), self)
+        return WinogradConv.of(self, *shapes) or HalvedConv.of(self, *shapes) or PlaneConv.of(self, *shapes) or self
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,7 @@ class PlaneConv(Conv):
         return [call("conv_forward_plane", padded("x", self.pad), "w", "b", self.dilation, "y", "plane")]
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
-        room = ("plane", "turned_dy", "lane_sums")
-        x = padded("x", self.pad)
+        x, room = padded("x", self.pad), ("plane", "turned_dy", "lane_sums")
         return [
             call("conv_backward_weights_plane", x, "dy", self.dilation, "parts_w", "parts_b", *room),
             *super().backward_params(*shapes)[1:],

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from test_winograd import both_ways, demand_the_same_training, relative_rms
+from test_winograd import both_ways, demand_agreement, demand_the_same_training, demand_way, relative_rms
 
-from nbnn import Affine, BatchNorm, Conv, Graph, MaxPool, ReLU, Scale
+from nbnn import Affine, BatchNorm, Conv, MaxPool, ReLU, Scale
 from nbnn.eager import Eager
 from nbnn.halves import HalvedConv
-from nbnn.lower import lower
 from nbnn.op import Op
 
 CHOSEN = [
@@ -30,10 +29,7 @@ CHOSEN = [
 
 @pytest.mark.parametrize(("conv", "shape", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in CHOSEN])
 def test_which_convolutions_go_this_way(conv, shape, wanted):
-    graph = Graph([conv], input=shape)
-    for options, answer in (({}, wanted), ({"algorithm": "direct"}, False)):
-        assert ("conv_forward_halves" in lower(graph, lanes=16, **options).source) == answer
-    assert "halves" not in lower(graph, lanes=1).source  # the reference is a plain sum
+    demand_way(conv, shape, "halves", wanted)
 
 
 # windows odd, even and oblong; to the input this way, and not: few filters, sides odd, an oblong window, padding as
@@ -57,12 +53,7 @@ def test_both_ways_agree(channels, filters, sides, window, pad):
     models = both_ways(nodes, (channels, *sides), dtype="float64")
     assert "conv_forward_halves" in models[0].source()
     for count in (1, 5):
-        x, y = rng.standard_normal((count, channels, *sides)), rng.standard_normal((count, 3))
-        (loss, grads), (loss_direct, grads_direct) = [m.loss(x, y) for m in models]
-        assert loss == pytest.approx(loss_direct, rel=1e-12)
-        for name, wanted in grads_direct.items():
-            np.testing.assert_allclose(grads[name], wanted, rtol=0, atol=1e-12 * np.abs(wanted).max(), err_msg=name)
-        np.testing.assert_allclose(models[0].loss(x), models[1].loss(x), rtol=0, atol=1e-12 * np.abs(loss).max())
+        demand_agreement(models, rng.standard_normal((count, channels, *sides)), rng.standard_normal((count, 3)))
 
 
 def three_runs(kind: type[Conv], op: Op, shape: tuple, monkeypatch) -> list[Eager]:

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from test_halves import three_runs
-from test_winograd import both_ways, demand_the_same_training, relative_rms
+from test_winograd import both_ways, demand_agreement, demand_the_same_training, demand_way, relative_rms
 
-from nbnn import Affine, Conv, Graph, MaxPool, ReLU, Scale
+from nbnn import Affine, Conv, MaxPool, ReLU, Scale
 from nbnn.eager import Eager
-from nbnn.lower import lower
 from nbnn.plane import PlaneConv
 
 CHOSEN = [
@@ -28,10 +27,7 @@ CHOSEN = [
 
 @pytest.mark.parametrize(("conv", "shape", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in CHOSEN])
 def test_which_convolutions_go_this_way(conv, shape, wanted):
-    graph = Graph([conv], input=shape)
-    for options, answer in (({}, wanted), ({"algorithm": "direct"}, False)):
-        assert ("conv_forward_plane" in lower(graph, lanes=16, **options).source) == answer
-    assert "plane" not in lower(graph, lanes=1).source  # the reference is a plain sum
+    demand_way(conv, shape, "plane", wanted)
 
 
 # a first layer, and one whose picture has room behind its channel and which is asked for the gradient of its input
@@ -44,10 +40,8 @@ def test_both_ways_agree(before, filters, window, pad):
     assert "conv_forward_plane" in models[0].source()
     for count in (1, 5):
         x, y = rng.standard_normal((count, 1, 10, 24)), rng.standard_normal((count, 3))
-        (loss, grads), (loss_direct, grads_direct) = [m.loss(x, y) for m in models]
-        assert loss == loss_direct  # the same sums in the same order
-        for name, wanted in grads_direct.items():
-            np.testing.assert_allclose(grads[name], wanted, rtol=0, atol=1e-12 * np.abs(wanted).max(), err_msg=name)
+        demand_agreement(models, x, y)
+        assert models[0].loss(x, y)[0] == models[1].loss(x, y)[0]  # the same sums in the same order
         np.testing.assert_array_equal(models[0].loss(x), models[1].loss(x))
 
 
