@@ -180,7 +180,7 @@ def shares(options: Options) -> Table:
         with child(RUNNER, options) as one:
             try:
                 one.ask("start", name="ours", net=net, batch=batch)
-                whole = statistics.median(one.ask("sample", steps=3) for _ in range(3)) * 1e3
+                whole = sampled({"ours": one}, options)["ours"] * 1e3
                 parts = one.ask("profile", repeat=options.times)
             except PeerError as problem:
                 table.note(f"{net}: {problem}")

@@ -94,12 +94,13 @@ def torch_calls(torch: Any, layer: Layer, layout: Any) -> dict[str, Callable[[],
     if x.ndim == 4:
         x = x.contiguous(memory_format=layout)
     if isinstance(node, Conv):
-        w = torch.randn(node.filters, layer.input[0], node.size, node.size).contiguous(memory_format=layout)
+        w = torch.randn(node.filters, layer.input[0] // node.groups, node.size, node.size)
+        w = w.contiguous(memory_format=layout)
         b = torch.randn(node.filters)
-        dy = torch.randn_like(F.conv2d(x, w, b, node.stride, node.pad))
-        settings = ([node.filters], [node.stride] * 2, [node.pad] * 2, [1, 1], False, [0, 0], 1)
+        dy = torch.randn_like(F.conv2d(x, w, b, node.stride, node.pad, 1, node.groups))
+        settings = ([node.filters], [node.stride] * 2, [node.pad] * 2, [1, 1], False, [0, 0], node.groups)
         return {
-            "forward": lambda: F.conv2d(x, w, b, node.stride, node.pad),
+            "forward": lambda: F.conv2d(x, w, b, node.stride, node.pad, 1, node.groups),
             TO_INPUT: lambda: aten.convolution_backward(dy, x, w, *settings, [True, False, False]),
             TO_WEIGHTS: lambda: aten.convolution_backward(dy, x, w, *settings, [False, True, True]),
         }

@@ -101,7 +101,8 @@ class Layer:
     def name(self) -> str:
         node, sizes = self.node, times((self.n, *self.input), "x")
         if isinstance(node, Conv):
-            return f"conv {sizes} {node.size}x{node.size} -> {node.filters}{f' /{node.stride}' * (node.stride > 1)}"
+            stride, groups = f" /{node.stride}" * (node.stride > 1), f" in {node.groups}" * (node.groups > 1)
+            return f"conv {sizes} {node.size}x{node.size} -> {node.filters}{stride}{groups}"
         return f"affine {sizes} -> {node.units}" if isinstance(node, Affine) else f"max pool {sizes} 2x2"
 
     @property
@@ -139,5 +140,6 @@ LAYERS = [
     Layer(1000, (64, 16, 16), Affine(500), None, {"auto": 0.85}),
     Layer(128, (256,), Affine(256), None, {"auto": 0.85}),
     Layer(128, (64, 32, 32), MaxPool(2), 1.5, {"auto": None}),
+    Layer(64, (64, 32, 32), Conv(64, 3, pad=1, groups=64), None, {"auto": None}),
 ]
 QUICK_LAYERS = 4  # the first so many show each kind once

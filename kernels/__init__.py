@@ -39,6 +39,7 @@ _FILES = (
     "arrays",
     "augment",
     "conv",
+    "depthwise",
     "dropout",
     "gather",
     "halves",

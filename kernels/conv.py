@@ -61,28 +61,34 @@ def conv_forward(x: Array4, w: Array4, b: Array1, stride: int, dilation: int, y:
 
 
 @inlined
-def _first_tap(place, size, stride, dilation):
-    """The smallest window cell u < size with (place - u*dilation) divisible by stride, or size if there is none."""
-    u = 0
-    while u < size and (place - u * dilation) % stride != 0:
-        u += 1
-    return u
+def hop_of(stride, dilation):
+    """How many cells further the next cell of the window is that meets the same places of dx, and how many places
+    earlier it reads dy."""
+    hop = 1
+    while (hop * dilation) % stride != 0:
+        hop += 1
+    return hop, hop * dilation // stride
 
 
 @inlined
-def _data_columns(dyn, dy, turned, stride, dilation, halo, i0, j0, u0, v0, hop, dxn, dx, pad, c, vectors):
-    """One panel of channels of those places i = i0, i0 + stride, ..., j = j0, ... that share their window cells u0 +
-    hop * ..."""
-    size = turned.shape[0], turned.shape[1]
-    height, width = (dx.shape[1] - i0 + stride - 1) // stride, (dx.shape[2] - j0 + stride - 1) // stride
-    count_u, count_v = (size[0] - u0 + hop - 1) // hop, (size[1] - v0 + hop - 1) // hop
-    back = hop * dilation // stride  # each further cell of the window reads that many places earlier
+def met_along(place, side, size, stride, dilation, pad, hop):
+    """On one axis, the places `place`, `place` + stride, ... below `side` share their window cells `cell`, `cell` +
+    hop, ... below `size`: how many places there are, the first cell, how many cells, and which place of dy the first
+    place meets there."""
+    cell = 0
+    while cell < size and (place + pad - cell * dilation) % stride != 0:
+        cell += 1
+    count, cells = (side - place + stride - 1) // stride, (size - cell + hop - 1) // hop
+    return count, cell, cells, (place + pad - cell * dilation) // stride
+
+
+@inlined
+def _data_columns(a, dy, turned, down, across, hop, back, stride, place, dx, c, vectors):
+    """One panel of channels of those places that share their window cells, as `met_along` tells both axes."""
+    height, u0, count_u, _ = down
+    width, v0, count_v, _ = across
     row, pixel = step(dy, 1), step(dy, 2)
-    a = dyn + (
-        ((i0 + pad - u0 * dilation) // stride + halo) * row + ((j0 + pad - v0 * dilation) // stride + halo) * pixel
-    )
     b = pointer(turned) + (u0 * step(turned, 0) + v0 * step(turned, 1) + c)
-    place = dxn + (i0 * step(dx, 1) + j0 * step(dx, 2) + c)
     for p in range(0, height * width, ROWS):
         from_dy = places(p, height * width, height, width, 0, row, pixel)
         to_dx = places(p, height * width, height, width, 0, stride * step(dx, 1), stride * step(dx, 2))
@@ -101,7 +107,7 @@ def _data_columns(dyn, dy, turned, stride, dilation, halo, i0, j0, u0, v0, hop, 
             turned.shape[2],
             zero_tile(a, vectors),
         )
-        store_tile(place, to_dx, t)
+        store_tile(place + c, to_dx, t)
 
 
 @kernel(each="dx", intensity=16)
@@ -116,21 +122,19 @@ def conv_backward_data(
     strides is done.
     """
     channels, width = dx.shape[3], lanes(dx)
-    size_u, size_v = turned.shape[0], turned.shape[1]
-    hop = 1
-    while (hop * dilation) % stride != 0:
-        hop += 1
+    hop, back = hop_of(stride, dilation)
     for n in range(first, last):
-        dyn, dxn = pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
         for i0 in range(min(stride, dx.shape[1])):
+            down = met_along(i0, dx.shape[1], turned.shape[0], stride, dilation, pad, hop)
             for j0 in range(min(stride, dx.shape[2])):
-                u0 = _first_tap(i0 + pad, size_u, stride, dilation)
-                v0 = _first_tap(j0 + pad, size_v, stride, dilation)
+                across = met_along(j0, dx.shape[2], turned.shape[1], stride, dilation, pad, hop)
+                a = pointer(dy) + (n * step(dy, 0) + (down[3] + halo) * step(dy, 1) + (across[3] + halo) * step(dy, 2))
+                place = pointer(dx) + (n * step(dx, 0) + i0 * step(dx, 1) + j0 * step(dx, 2))
                 for c in range(0, channels, 2 * width):
                     if channels - c > width:
-                        _data_columns(dyn, dy, turned, stride, dilation, halo, i0, j0, u0, v0, hop, dxn, dx, pad, c, 2)
+                        _data_columns(a, dy, turned, down, across, hop, back, stride, place, dx, c, 2)
                     else:
-                        _data_columns(dyn, dy, turned, stride, dilation, halo, i0, j0, u0, v0, hop, dxn, dx, pad, c, 1)
+                        _data_columns(a, dy, turned, down, across, hop, back, stride, place, dx, c, 1)
 
 
 @inlined
@@ -170,19 +174,19 @@ def _window_rows(a, dy, rows, up, turned, u, hop, taps, columns, line, pitch):
 
 
 @inlined
-def _add_cells(columns, pitch, j0, v0, hop, back, size_v, stride, dilation, pad, place, dx):
-    """Those places j0, j0 + stride, ... of a row of dx that share their window cells v0, v0 + hop, ...: the sum over v
-    of columns[j, (v, c)], each for the j that v met."""
+def _add_cells(columns, pitch, j0, across, hop, back, stride, place, dx):
+    """Those places j0, j0 + stride, ... of a row of dx that share their window cells v: the sum over v of columns[j,
+    (v, c)], each for the j that v met."""
     channels, zero = dx.shape[3], fill(dx, 0.0)
-    taps = (size_v - v0 + hop - 1) // hop
+    count, v0, taps, start = across
     further = hop * channels - back * pitch  # the next cell met a place `back` earlier
-    for j in range(j0, dx.shape[2], stride):
-        near = columns + ((j + pad - v0 * dilation) // stride * pitch + v0 * channels)
+    for j in range(count):
+        near, to = columns + ((start + j) * pitch + v0 * channels), place + (j0 + j * stride) * step(dx, 2)
         for c in range(0, channels, lanes(dx)):
             s = zero
             for t in range(taps):
                 s = s + load(near, t * further + c)
-            store(place, j * step(dx, 2) + c, select(lane_between(dx, 0, channels - c), s, zero))
+            store(to, c, select(lane_between(dx, 0, channels - c), s, zero))
 
 
 @kernel(each="dx", intensity=16)
@@ -207,10 +211,7 @@ def conv_backward_data_narrow(
     cells (u, v, c) at once, which are added where they belong one by one.)
     """
     size_u, size_v = turned.shape[0], turned.shape[2] // dx.shape[3]
-    hop = 1
-    while (hop * dilation) % stride != 0:
-        hop += 1
-    back = hop * dilation // stride  # each further cell of the window reads that many places earlier
+    hop, back = hop_of(stride, dilation)
     line, pitch, cells = dy.shape[2] + halo, step(room, 1), own(room, worker)
     together = max(1, (room.shape[1] - halo) // line)
     for r in range(together + 1):
@@ -220,8 +221,7 @@ def conv_backward_data_narrow(
     for n in range(first, last):
         dyn, dxn = pointer(dy) + n * step(dy, 0), pointer(dx) + n * step(dx, 0)
         for i0 in range(min(stride, dx.shape[1])):
-            u0, height = _first_tap(i0 + pad, size_u, stride, dilation), (dx.shape[1] - i0 + stride - 1) // stride
-            start, taps = (i0 + pad - u0 * dilation) // stride, (size_u - u0 + hop - 1) // hop
+            height, u0, taps, start = met_along(i0, dx.shape[1], size_u, stride, dilation, pad, hop)
             i = 0
             while i < height:
                 begin, end = _met(start + i, taps, back, dy.shape[1])
@@ -235,9 +235,8 @@ def conv_backward_data_narrow(
                 for r in range(rows):
                     place = dxn + (i0 + (i + r) * stride) * step(dx, 1)
                     for j0 in range(min(stride, dx.shape[2])):
-                        v0 = _first_tap(j0 + pad, size_v, stride, dilation)
-                        row = cells + r * line * pitch
-                        _add_cells(row, pitch, j0, v0, hop, back, size_v, stride, dilation, pad, place, dx)
+                        across = met_along(j0, dx.shape[2], size_v, stride, dilation, pad, hop)
+                        _add_cells(cells + r * line * pitch, pitch, j0, across, hop, back, stride, place, dx)
                 i += rows
 
 

@@ -326,3 +326,30 @@ def multiply(a, from_a, au, av, ak, b, bu, bv, bk, nu, nv, nk, c):
                 c = rank_one(c, ap, from_a, bp)
                 ap, bp = onward(ap, ak), onward(bp, bk)
     return c
+
+
+@intrinsic
+def add_side_by_side(typing, tile, a, rows, b):
+    """tile[i, j] += a[rows[i] + j * lanes] * b[j * lanes], registers times registers."""
+
+    def emit(context, builder, sig, args):
+        value, a, rows, b = args
+        panel = _panel(builder, tile, b, _INT64(tile.lanes))
+        for i, j, cell in _cells(tile):
+            factor = _load(builder, tile, a, _cell_at(builder, tile, rows, i, j))
+            total = fused(builder, tile, factor, panel[j], builder.extract_value(value, cell))
+            value = builder.insert_value(value, total, cell)
+        return value
+
+    return tile(tile, a, Places(), b), emit
+
+
+@inlined
+def multiply_lanewise(a, from_a, au, av, b, bu, bv, nu, nv, c):
+    """c plus the sum over u < nu, v < nv of registers of a times those of b in the same columns."""
+    for u in range(nu):
+        ap, bp = a + u * au, b + u * bu
+        for _ in range(nv):
+            c = add_side_by_side(c, ap, from_a, bp)
+            ap, bp = onward(ap, av), onward(bp, bv)
+    return c

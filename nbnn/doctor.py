@@ -85,7 +85,9 @@ NETS = {
         loss="svm",
     ),
     "wide": Graph([Conv(342, 3, pad=1), Affine(3)], input=(342, 4, 4), loss="softmax"),
-    "gray": Graph([Conv(4, 4), GlobalAvgPool(), Affine(3)], input=(1, 6, 20), loss="softmax"),
+    "gray": Graph(
+        [Conv(4, 4), Conv(4, 3, pad=1, groups=4), GlobalAvgPool(), Affine(3)], input=(1, 6, 20), loss="softmax"
+    ),
     "numbers": Graph([Affine(160), GELU(), LayerNorm(), Affine(33), ReLU(), Affine(3)], input=(120,), loss="mse"),
 }
 # Large enough for several threads. Within the tower nothing makes threads wait for each other.

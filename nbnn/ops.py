@@ -100,6 +100,11 @@ class Conv(_Weighted):
 
     label: ClassVar[str] = "conv"
 
+    @property
+    def expands(self) -> bool:
+        """Whether its weights are written out with zeros between the groups, as if there were none."""
+        return self.groups > 1
+
     def check(self) -> None:
         super().check()
         self.set_whole("filters", 1)
@@ -137,18 +142,20 @@ class Conv(_Weighted):
             "turned": Array((*self.window, self.filters, channels)),
             "turned_narrow": Array((self.window[0], self.filters, self.window[1] * channels)),
             "columns": Array(("workers", *self._columns(*shapes))),
-            "parts_w": Array(("slots", *self.window, channels, self.filters)),
+            "parts_w": Array(
+                ("slots", *self.window, channels if self.expands else channels // self.groups, self.filters)
+            ),
             "parts_b": Array(("slots", self.filters)),
             **self.bias_scratch(self.filters),
         }
-        if self.groups > 1:
+        if self.expands:
             found |= {
                 "dense": Array((*self.window, channels, self.filters)),
                 "ddense": Array((*self.window, channels, self.filters)),
             }
         return found
 
-    def _frame(self, *shapes: Shape) -> int:
+    def frame(self, *shapes: Shape) -> int:
         """How many zeros around dy the way back to the input reads."""
         out, frames = self.shape(*shapes), [0]
         for side, size, length in zip(shapes[0][1:], self.window, out[1:], strict=True):
@@ -159,7 +166,7 @@ class Conv(_Weighted):
     def _columns(self, *shapes: Shape) -> tuple[int, int]:
         """What a worker holds on the way back to few channels: rows of dy with their frames, some tiles' worth of
         them, each place with a row of the window and, behind its last channels, a whole register."""
-        (_, height, width), frame = self.shape(*shapes), self._frame(*shapes)
+        (_, height, width), frame = self.shape(*shapes), self.frame(*shapes)
         together = max(1, min(height, 2 * WHOLE_TILES // width))
         return together * (width + frame) + frame, (self.window[1] - 1) * shapes[0][0] + 16
 
@@ -167,28 +174,28 @@ class Conv(_Weighted):
         return math.prod(self.shape(*shapes)) * math.prod(self.window) * shapes[0][0] // self.groups
 
     def forward(self, *shapes: Shape) -> list[Call]:
-        expand = [call("expand_groups", "w", self.groups, "dense")] if self.groups > 1 else []
+        expand = [call("expand_groups", "w", self.groups, "dense")] if self.expands else []
         return [
             *expand,
             call("conv_forward", padded("x", self.pad), self._weights(), "b", self.stride, self.dilation, "y"),
         ]
 
     def backward_params(self, *shapes: Shape) -> list[Call]:
-        whole_dw = "ddense" if self.groups > 1 else "dw"
+        whole_dw = "ddense" if self.expands else "dw"
         calls = [
             call(
                 "conv_backward_weights", padded("x", self.pad), "dy", self.stride, self.dilation, "parts_w", "parts_b"
             ),
             call("add_slots", flat("parts_w"), flat(whole_dw)),
         ]
-        if self.groups > 1:
+        if self.expands:
             calls.append(call("collect_groups", whole_dw, self.groups, "dw"))
         if self.bias:
             calls.append(call("add_slots", "parts_b", "db"))
         return calls
 
     def backward_input(self, *shapes: Shape) -> list[Call]:
-        frame = self._frame(*shapes)
+        frame = self.frame(*shapes)
         settings = (self.stride, self.dilation, self.pad, frame)
         if shapes[0][0] <= NARROW and math.prod(self._columns(*shapes)) <= MOST_COLUMNS:
             return [
@@ -201,14 +208,16 @@ class Conv(_Weighted):
         ]
 
     def _weights(self) -> str:
-        return "dense" if self.groups > 1 else "w"
+        return "dense" if self.expands else "w"
 
     def chosen(self, *shapes: Shape) -> Op:
+        from nbnn.depthwise import DepthwiseConv
         from nbnn.halves import HalvedConv
         from nbnn.plane import PlaneConv
         from nbnn.winograd import WinogradConv
 
-        return WinogradConv.of(self, *shapes) or HalvedConv.of(self, *shapes) or PlaneConv.of(self, *shapes) or self
+        found = (kind.of(self, *shapes) for kind in (WinogradConv, HalvedConv, PlaneConv, DepthwiseConv))
+        return next(filter(None, found), self)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def conv(
     dense: bool = False,
 ) -> list[Case]:
     """Forward, to the input and to the weights. On the way to few channels a worker holds `together` rows of dy."""
-    out = [(side + 2 * pad - (size - 1) * dilation - 1) // stride + 1 for side, size in zip(sides, window, strict=True)]
+    out = _places(sides, window, stride, pad, dilation)
     halo = _frame(sides, window, out, stride, pad, dilation)
 
     def padded(make: Maker) -> np.ndarray:
@@ -217,6 +217,13 @@ def conv(
         Case("conv_forward", label, forward),
         Case("conv_backward_data", label, data),
         Case("conv_backward_weights", label, weights),
+    ]
+
+
+def _places(sides: tuple[int, int], window: tuple[int, int], stride: int, pad: int, dilation: int) -> list[int]:
+    """The sides of the output."""
+    return [
+        (side + 2 * pad - (size - 1) * dilation - 1) // stride + 1 for side, size in zip(sides, window, strict=True)
     ]
 
 
@@ -277,6 +284,60 @@ CONV = [
     *conv("more rows than pass over the weights together", 16, 16, (32, 32), (3, 3), pad=1, n=10),
     *conv("more small examples than pass over the weights together", 5, 16, (5, 5), (3, 3), pad=1, n=30),
 ]
+
+# ---- convolution of each channel alone
+
+
+def depthwise(
+    label: str,
+    channels: int,
+    sides: tuple[int, int],
+    window: tuple[int, int],
+    *,
+    n: int = 2,
+    stride: int = 1,
+    pad: int = 0,
+    dilation: int = 1,
+    slots: int = 1,
+) -> list[Case]:
+    """Forward, to the input and to the weights."""
+    out = _places(sides, window, stride, pad, dilation)
+    halo = _frame(sides, window, out, stride, pad, dilation)
+
+    def padded(make: Maker) -> np.ndarray:
+        return framed(make.value(n, *(side + 2 * pad for side in sides), channels), pad)
+
+    def forward(make: Maker) -> tuple:
+        w, b = make.grad(*window, 1, channels), make.grad(channels)
+        return padded(make), w, b, stride, dilation, make.out(n, *out, channels)
+
+    def data(make: Maker) -> tuple:
+        dy = framed(make.grad(n, *(side + 2 * halo for side in out), channels), halo)
+        w = make.grad(*window, 1, channels)
+        return dy, w, stride, dilation, pad, halo, make.grad_out(n, *sides, channels)
+
+    def weights(make: Maker) -> tuple:
+        dw, db = make.grad_out(slots, *window, 1, channels), make.grad_out(slots, channels)
+        return padded(make), make.grad(n, *out, channels), stride, dilation, dw, db
+
+    return [
+        Case("conv_forward_depthwise", label, forward),
+        Case("conv_backward_data_depthwise", label, data),
+        Case("conv_backward_weights_depthwise", label, weights),
+    ]
+
+
+DEPTHWISE = [
+    *depthwise("whole registers", 32, (6, 7), (3, 3), pad=1),
+    *depthwise("two channels, one example", 2, (3, 5), (2, 3), n=1),
+    *depthwise("a register and a bit, stride 2", 17, (9, 8), (3, 3), stride=2, pad=1),
+    *depthwise("stride 2 and dilation 3, an even window", 5, (11, 10), (2, 4), stride=2, dilation=3, pad=3),
+    *depthwise("dilation 2", 9, (8, 9), (3, 3), pad=2, dilation=2),
+    *depthwise("1x1 with stride 2: places of the input that nobody reads", 5, (6, 7), (1, 1), stride=2),
+    *depthwise("a wide window, slots with unequal shares", 8, (7, 9), (5, 7), pad=3, n=7, slots=3),
+    *depthwise("bands of a picture", 64, (20, 33), (3, 3), pad=1),
+]
+
 
 # ---- convolution, Winograd's way
 
@@ -1145,6 +1206,7 @@ MOVES = [
 
 CASES: list[Case] = [
     *CONV,
+    *DEPTHWISE,
     *WINOGRAD,
     *HALVES,
     *PLANE,

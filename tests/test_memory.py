@@ -37,12 +37,11 @@ SHAPES_TRIED = times(210, 2100)
 # ---- rows of cases.py with other sizes
 
 
-def conv(draw: Any) -> list[Case]:
+def windows(draw: Any) -> dict[str, Any]:
+    """Examples, their sides, and a window that slides over them."""
     sides = draw(whole(1, 12)), draw(whole(1, 12))
     pad, dilation, n = draw(whole(0, 3)), draw(whole(1, 3)), draw(whole(1, 4))
-    settings = {
-        "channels": draw(whole(1, NARROW) | COUNTS),
-        "filters": draw(COUNTS),
+    return {
         "sides": sides,
         "window": tuple(draw(whole(1, min(5, (side + 2 * pad - 1) // dilation + 1))) for side in sides),
         "n": n,
@@ -50,10 +49,23 @@ def conv(draw: Any) -> list[Case]:
         "pad": pad,
         "dilation": dilation,
         "slots": draw(whole(1, n)),
+    }
+
+
+def conv(draw: Any) -> list[Case]:
+    settings = {
+        "channels": draw(whole(1, NARROW) | COUNTS),
+        "filters": draw(COUNTS),
+        **windows(draw),
         "together": draw(whole(1, 4)),
         "dense": draw(st.booleans()),
     }
     return cases.conv(str(settings), **settings)
+
+
+def depthwise(draw: Any) -> list[Case]:
+    settings = {"channels": draw(COUNTS), **windows(draw)}
+    return cases.depthwise(str(settings), **settings)
 
 
 def winograd(draw: Any) -> list[Case]:
@@ -259,7 +271,7 @@ def groups(draw: Any) -> list[Case]:
 
 
 FAMILIES = (
-    *(conv, winograd, halves, plane, affine, activation, pool, norm),
+    *(conv, depthwise, winograd, halves, plane, affine, activation, pool, norm),
     *(dropout, augment, loss, update, gather, move, groups),
 )
 

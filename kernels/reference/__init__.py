@@ -41,6 +41,11 @@ from nbnn.kernels.reference.conv import (
     conv_backward_weights,
     conv_forward,
 )
+from nbnn.kernels.reference.depthwise import (
+    conv_backward_data_depthwise,
+    conv_backward_weights_depthwise,
+    conv_forward_depthwise,
+)
 from nbnn.kernels.reference.dropout import dropout
 from nbnn.kernels.reference.gather import gather, gather_labels, gather_lengths
 from nbnn.kernels.reference.halves import conv_backward_weights_halves, conv_forward_halves, halve_weights
@@ -97,12 +102,15 @@ __all__ = [
     "clip_norm",
     "collect_groups",
     "conv_backward_data",
+    "conv_backward_data_depthwise",
     "conv_backward_data_narrow",
     "conv_backward_weights",
+    "conv_backward_weights_depthwise",
     "conv_backward_weights_halves",
     "conv_backward_weights_plane",
     "conv_backward_weights_winograd",
     "conv_forward",
+    "conv_forward_depthwise",
     "conv_forward_halves",
     "conv_forward_plane",
     "conv_forward_winograd",
