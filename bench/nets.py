@@ -140,6 +140,6 @@ LAYERS = [
     Layer(1000, (64, 16, 16), Affine(500), None, {"auto": 0.85}),
     Layer(128, (256,), Affine(256), None, {"auto": 0.85}),
     Layer(128, (64, 32, 32), MaxPool(2), 1.5, {"auto": None}),
-    Layer(64, (64, 32, 32), Conv(64, 3, pad=1, groups=64), None, {"auto": None}),
+    Layer(64, (64, 32, 32), Conv(64, 3, pad=1, groups=64), None, {"auto": None, "direct": None}),
 ]
 QUICK_LAYERS = 4  # the first so many show each kind once

@@ -13,43 +13,30 @@ from nbnn.kernels.arrays import length
 from nbnn.kernels.jit import Array1, Array4, Ints, inlined, kernel, step
 from nbnn.kernels.simd import Register, lanes, pointer, poke, store
 
-_KINDS = (ir.IntType(8), 1), (ir.FloatType(), 4), (ir.DoubleType(), 8)  # of data, by their codes, and their bytes
 
-
-def _reader(whole):
-    """Reads data of any kind as numbers of x's dtype: one, or a whole register of them."""
+def _reader(scalar, whole):
+    """Reads data of this kind as numbers of x's dtype: one, or a whole register of them."""
 
     @intrinsic
-    def read(typing, x, address, code, index):
+    def read(typing, x, address, index):
         register = Register(x.dtype)
-        wanted, count = register.vector.element, register.lanes if whole else 1
+        count = register.lanes if whole else 1
         result = register if whole else x.dtype
 
         def emit(context, builder, sig, args):
-            _, address, code, index = args
-            after = builder.append_basic_block("read")
-            found = builder.function.append_basic_block
-            values = []
-            for number, (scalar, size) in enumerate(_KINDS):
-                here, further = found(f"kind.{number}"), found("other")
-                builder.cbranch(builder.icmp_signed("==", code, ir.IntType(64)(number)), here, further)
-                builder.position_at_end(here)
-                kind = ir.VectorType(scalar, count)
-                place = builder.gep(builder.inttoptr(address, scalar.as_pointer()), [index])
-                value = builder.load(builder.bitcast(place, kind.as_pointer()), align=size)
-                values.append((_converted(builder, value, scalar, ir.VectorType(wanted, count)), here))
-                builder.branch(after)
-                builder.position_at_end(further)
-            builder.unreachable()
-            builder.position_at_end(after)
-            value = builder.phi(ir.VectorType(wanted, count))
-            for one, block in values:
-                value.add_incoming(one, block)
+            kind = ir.VectorType(scalar, count)
+            place = builder.gep(builder.inttoptr(args[1], scalar.as_pointer()), [args[2]])
+            value = builder.load(builder.bitcast(place, kind.as_pointer()), align=_bytes(scalar))
+            value = _converted(builder, value, scalar, ir.VectorType(register.vector.element, count))
             return value if whole else builder.extract_element(value, ir.IntType(32)(0))
 
-        return result(x, types.int64, types.int64, types.int64), emit
+        return result(x, types.int64, types.int64), emit
 
     return read
+
+
+def _bytes(scalar):
+    return {"i8": 1, "float": 4, "double": 8}[str(scalar)]
 
 
 def _converted(builder, value, scalar, kind):
@@ -57,39 +44,44 @@ def _converted(builder, value, scalar, kind):
         return builder.uitofp(value, kind)
     if scalar == kind.element:
         return value
-    narrower = isinstance(scalar, ir.FloatType)
-    return builder.fpext(value, kind) if narrower else builder.fptrunc(value, kind)
+    return builder.fpext(value, kind) if _bytes(scalar) == 4 else builder.fptrunc(value, kind)
 
 
-_number, _register = _reader(False), _reader(True)
+def _mover(scalar):
+    one, register = _reader(scalar, False), _reader(scalar, True)
+
+    @inlined
+    def move(data, at, x, to, apart, count):
+        """`count` numbers of the data to places of x that are `apart`."""
+        whole = count // lanes(x) * lanes(x) if apart == 1 else 0
+        for j in range(0, whole, lanes(x)):
+            store(to, j, register(x, data, at + j))
+        for j in range(whole, count):
+            poke(to, j * apart, one(x, data, at + j))
+
+    return move
 
 
-@inlined
-def _run(data, code, at, x, to, count):
-    """`count` numbers of the data to as many of x that lie side by side."""
-    whole = count // lanes(x) * lanes(x)
-    for j in range(0, whole, lanes(x)):
-        store(to, j, _register(x, data, code, at + j))
-    for j in range(whole, count):
-        poke(to, j, _number(x, data, code, at + j))
+_move_uint8, _move_float32, _move_float64 = (_mover(s) for s in (ir.IntType(8), ir.FloatType(), ir.DoubleType()))
 
 
 @inlined
 def _gather(data, code, rows, x, first, last):
-    height, width, channels = x.shape[1], x.shape[2], x.shape[3]
+    """Run by run: a row of one channel, or a vector. (Asking for the code at each number is two to three times as
+    slow, three copies of these loops take twice as long to compile.)"""
+    height, channels, count, apart = x.shape[1], x.shape[3], x.shape[2], step(x, 2)
+    if height * count == 1:
+        channels, count, apart = 1, channels, 1
     for n in range(first, last):
-        at, xn = rows[n] * channels * height * width, pointer(x) + n * step(x, 0)
-        if height * width == 1:  # a vector
-            _run(data, code, at, x, xn, channels)
-        elif step(x, 2) == 1:  # a picture of one channel without room
-            for i in range(height):
-                _run(data, code, at + i * width, x, xn + i * step(x, 1), width)
-        else:
-            for i in range(height):
-                for c in range(channels):
-                    row, to = at + (c * height + i) * width, xn + (i * step(x, 1) + c)
-                    for j in range(width):
-                        poke(to, j * step(x, 2), _number(x, data, code, row + j))
+        for i in range(height):
+            for c in range(channels):
+                at, to = ((rows[n] * channels + c) * height + i) * count, n * step(x, 0) + i * step(x, 1) + c
+                if code == 0:
+                    _move_uint8(data, at, x, pointer(x) + to, apart, count)
+                elif code == 1:
+                    _move_float32(data, at, x, pointer(x) + to, apart, count)
+                else:
+                    _move_float64(data, at, x, pointer(x) + to, apart, count)
 
 
 @kernel(each="x", whole=False)

@@ -2,7 +2,7 @@
 
     C[i, j] (+)= sum over u, v, k of  A[i; u, v, k] * B[u, v, k; j]        i < ROWS, j < vectors * lanes
 
-i and the three sums walk through memory by steps (in elements), so that one tile serves every multiply there is:
+i and the three sums walk through memory by steps (in elements), so that one tile serves every multiply of matrices:
 
     product               C rows i walk       u, v, k walk                     B rows
     conv forward          output pixels       window rows, columns, channels   the weights
@@ -11,6 +11,8 @@ i and the three sums walk through memory by steps (in elements), so that one til
     affine forward        examples            rows, columns, channels          the weights
     affine to the input   examples            -, -, units                      the weights, turned
     affine to the weights features            -, -, examples                   the gradient of the output
+
+Where nothing is summed over channels, as in `depthwise.py`, registers meet registers instead of single numbers.
 
 A row beyond the last is the last row once more: it is computed twice and stored twice with the same value, so that no
 tile needs a tail in i. Columns come in whole registers because every row of C and of B has room for them (see
@@ -168,10 +170,9 @@ def _panel(builder, kind, b, apart):
 
 
 def _add_products(builder, tile, value, row, panel):
-    """value[i, j] + row(i) * panel[j], row by row: few registers are alive at a time."""
+    """value[i, j] + row(i)[j] * panel[j], row by row: few registers are alive at a time."""
     for i in range(ROWS):
-        factor = row(i)
-        for j, column in enumerate(panel):
+        for j, (factor, column) in enumerate(zip(row(i), panel, strict=True)):
             cell = i * tile.vectors + j
             total = fused(builder, tile, factor, column, builder.extract_value(value, cell))
             value = builder.insert_value(value, total, cell)
@@ -283,7 +284,11 @@ def rank_one(typing, tile, a, rows, b):
     def emit(context, builder, sig, args):
         value, a, rows, b = args
         panel = _panel(builder, tile, b, _INT64(tile.lanes))
-        return _add_products(builder, tile, value, lambda i: _spread_at(builder, tile, a, rows, i), panel)
+
+        def row(i):
+            return [_spread_at(builder, tile, a, rows, i)] * tile.vectors
+
+        return _add_products(builder, tile, value, row, panel)
 
     return tile(tile, a, Places(), b), emit
 
@@ -296,9 +301,11 @@ def add_lanewise(typing, tile, a, rows, b, apart):
     def emit(context, builder, sig, args):
         value, a, rows, b, apart = args
         panel = _panel(builder, tile, b, apart)
-        return _add_products(
-            builder, tile, value, lambda i: _load(builder, tile, a, builder.extract_value(rows, i)), panel
-        )
+
+        def row(i):
+            return [_load(builder, tile, a, builder.extract_value(rows, i))] * tile.vectors
+
+        return _add_products(builder, tile, value, row, panel)
 
     return tile(tile, a, Places(), b, types.int64), emit
 
@@ -335,11 +342,11 @@ def add_side_by_side(typing, tile, a, rows, b):
     def emit(context, builder, sig, args):
         value, a, rows, b = args
         panel = _panel(builder, tile, b, _INT64(tile.lanes))
-        for i, j, cell in _cells(tile):
-            factor = _load(builder, tile, a, _cell_at(builder, tile, rows, i, j))
-            total = fused(builder, tile, factor, panel[j], builder.extract_value(value, cell))
-            value = builder.insert_value(value, total, cell)
-        return value
+
+        def row(i):
+            return [_load(builder, tile, a, _cell_at(builder, tile, rows, i, j)) for j in range(tile.vectors)]
+
+        return _add_products(builder, tile, value, row, panel)
 
     return tile(tile, a, Places(), b), emit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbnn.op import Call, Shape, call, padded
+from nbnn.op import Array, Call, Shape, call, padded
 from nbnn.ops import Conv
 
 
@@ -26,6 +26,9 @@ class DepthwiseConv(Conv):
 
     def __str__(self) -> str:
         return f"{self.written(self.settings()).removeprefix('Depthwise')} channel by channel"
+
+    def scratch(self, *shapes: Shape) -> dict[str, Array]:
+        return {**super().scratch(*shapes), "parts_w": Array(("slots", *self.window, 1, self.filters))}
 
     def forward(self, *shapes: Shape) -> list[Call]:
         x = padded("x", self.pad)

@@ -142,9 +142,7 @@ class Conv(_Weighted):
             "turned": Array((*self.window, self.filters, channels)),
             "turned_narrow": Array((self.window[0], self.filters, self.window[1] * channels)),
             "columns": Array(("workers", *self._columns(*shapes))),
-            "parts_w": Array(
-                ("slots", *self.window, channels if self.expands else channels // self.groups, self.filters)
-            ),
+            "parts_w": Array(("slots", *self.window, channels, self.filters)),
             "parts_b": Array(("slots", self.filters)),
             **self.bias_scratch(self.filters),
         }

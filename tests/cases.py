@@ -332,6 +332,8 @@ DEPTHWISE = [
     *depthwise("two channels, one example", 2, (3, 5), (2, 3), n=1),
     *depthwise("a register and a bit, stride 2", 17, (9, 8), (3, 3), stride=2, pad=1),
     *depthwise("stride 2 and dilation 3, an even window", 5, (11, 10), (2, 4), stride=2, dilation=3, pad=3),
+    *depthwise("stride 2 and dilation 2: only even places meet", 5, (9, 10), (3, 3), stride=2, dilation=2, pad=2),
+    *depthwise("33 channels: two registers and one", 33, (4, 5), (3, 3), pad=1),
     *depthwise("dilation 2", 9, (8, 9), (3, 3), pad=2, dilation=2),
     *depthwise("1x1 with stride 2: places of the input that nobody reads", 5, (6, 7), (1, 1), stride=2),
     *depthwise("a wide window, slots with unequal shares", 8, (7, 9), (5, 7), pad=3, n=7, slots=3),

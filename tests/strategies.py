@@ -62,7 +62,7 @@ def divisors(number: int) -> st.SearchStrategy[int]:
 @st.composite
 def convs(draw: Any, shape: Shape) -> Conv:
     channels, *sides = shape
-    way = draw(st.sampled_from(["Winograd's", "by halves", "by rows", "any"]))
+    way = draw(st.sampled_from(["Winograd's", *["by halves", "by rows", "each alone"] * 2, "any"]))
     if way == "Winograd's" and min(sides) > 3:  # that, where there are channels enough
         return Conv(draw(whole(16, 20)), 3, pad=draw(whole(0, 2)), bias=draw(st.booleans()))
     if way == "by halves" and min(sides) > 5:  # where there are enough and the sides are even
@@ -71,10 +71,11 @@ def convs(draw: Any, shape: Shape) -> Conv:
     if way == "by rows" and channels == 1 and sides[1] > 4:  # where a row is long enough
         window = draw(whole(min(4, sides[0] + 2), min(5, sides[0] + 2))), draw(whole(4, 5))
         return Conv(draw(whole(1, 6)), window, pad=draw(whole(1, 3)), bias=draw(st.booleans()))
-    pad, dilation, groups = draw(whole(0, 3)), draw(whole(1, 3)), draw(divisors(channels))
+    pad, dilation = draw(whole(0, 3)), draw(whole(1, 3))
+    groups = channels if way == "each alone" else draw(divisors(channels))
     window = tuple(draw(whole(1, min(5, (side + 2 * pad - 1) // dilation + 1))) for side in sides)
     return Conv(
-        groups * draw(whole(1, max(1, 20 // groups))),
+        groups if way == "each alone" else groups * draw(whole(1, max(1, 20 // groups))),
         window,
         stride=draw(whole(1, 3)),
         pad=pad,

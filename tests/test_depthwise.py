@@ -49,7 +49,8 @@ def test_a_nan_stays_in_its_channel():
 
 
 def test_training_is_that_of_the_other_way_to_the_bit():
-    """Zeros between the groups change no sum, and all sums go in the same order."""
+    """Zeros between the groups change no sum, and all sums go in the same order (but the gradient of up to 8 channels,
+    which the other way sums by columns)."""
     block = [Conv(18, 3, pad=1, groups=18), BatchNorm(), ReLU(), Conv(24, 1), BatchNorm(), ReLU()]
     nodes = [Conv(18, 3, stride=2, pad=1), ReLU(), *block, Affine(10)]
     rng, graph = np.random.default_rng(0), Graph(nodes, input=(3, 16, 16), loss="softmax")

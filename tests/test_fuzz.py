@@ -934,8 +934,8 @@ def test_python_itself_runs_these_pickles(tmp_path, name, protocol):
 
 
 def depthwise(folder):
-    """80 KB of weights, for which the kernels would like 20,000 x 20,000 numbers of scratch several times over."""
-    graph = Graph([Conv(20_000, 1, groups=20_000, bias=False)], input=(20_000, 1, 1))
+    """160 KB of weights, for which the kernels would like 20,000 x 20,000 numbers of scratch several times over."""
+    graph = Graph([Conv(20_000, 1, groups=10_000, bias=False)], input=(20_000, 1, 1))
     return model_files, model_bytes(graph)
 
 

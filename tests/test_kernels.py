@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, ELEMENTWISE, EXACT, TOLERANCES, Case, Maker, arguments, dropout
+from cases import CASES, ELEMENTWISE, EXACT, TOLERANCES, Case, Maker, arguments, dropout, room
 from llvmlite import binding
 from soak import times
 
@@ -190,6 +190,21 @@ def test_outputs_are_filled_whatever_was_there_before(case, dtype):
     demand_equal_arguments(run(case, dtype, args), expected(case, dtype), case, dtype)
     for a, behind in rooms:
         assert not owner(a).reshape(-1)[behind].any(), "junk is left in the room of a gradient"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", sorted(name for name in KERNELS if name.startswith("conv_backward_weights")))
+def test_partial_sums_are_zero_behind_their_rows(name, dtype):
+    """`add_slots` adds whole rows, and before the sums anything may have lain there."""
+    case = next(c for c in CASES if c.kernel == name)
+    args = [*again(_made(case, dtype))]
+    place = [p.name for p in KERNELS[name].parameters].index("dw")
+    args[place] = dw = room(args[place].shape, dtype, spare=2)
+    owner(dw)[...] = np.nan
+    run(case, dtype, tuple(args))
+    behind = rows_in_memory(dw, width_with_room(dw, case)) & ~rows_in_memory(dw, dw.shape[-1])
+    assert behind.any()
+    assert not owner(dw).reshape(-1)[behind].any()
 
 
 def test_every_kernel_has_rows_and_a_twin_with_the_same_parameters():

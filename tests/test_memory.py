@@ -412,7 +412,9 @@ def test_ops_stay_inside_the_room_that_the_library_gives_them():
     *_, line = child.stdout.splitlines() or ["nothing"]
     assert child.returncode == 0, f"ended at: {line} with {child.returncode}\n{child.stderr[-3000:]}"
     reached = json.loads(line)
-    assert set(reached) == {kind.__name__ for kind in KINDS} | {"WinogradConv", "HalvedConv", "PlaneConv"}
+    assert set(reached) == {kind.__name__ for kind in KINDS} | {
+        *("WinogradConv", "HalvedConv", "PlaneConv", "DepthwiseConv")
+    }
     assert min(reached.values()) >= count // 100, reached
     assert sum(reached.values()) >= count
     tell("random ops between guard pages", sum(reached.values()))
