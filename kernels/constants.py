@@ -30,6 +30,9 @@ BYTE_PLACES = 255
 # a tile of the multiply has 6 or 8 rows, by machine: work in multiples of this leaves none of them half empty on either
 WHOLE_TILES = 24
 
+# bytes; so wide is the widest register, too
+CACHE_LINE = 64
+
 # winograd: a tile of TILE x TILE places of y reads TILE_READS x TILE_READS places of x; POINTS values along each side
 TILE, TILE_READS, POINTS = 4, 6, 6
 WIDE = 32  # filters whose values a worker has at a time, where it makes them itself

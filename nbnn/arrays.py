@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from nbnn.buffers import CACHE_LINE, Buffer
+from nbnn.buffers import Buffer
 from nbnn.inputs import still_whole
+from nbnn.kernels.constants import CACHE_LINE
 from nbnn.op import Array
 from nbnn.words import hint
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from nbnn.graph import INPUT
+from nbnn.kernels.constants import CACHE_LINE
 from nbnn.launches import SHARES, array_of, name_of
 from nbnn.memory import NEVER, Sharing, places, share
 from nbnn.op import LENGTHS, Array, Call, Form
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from nbnn.lower import Lowered
 
 SLOT_BYTES = 1 << 25  # partial sums are fewer where together they would need more memory than this
-CACHE_LINE = 64  # bytes; so wide is the widest register, too
 ARENAS = {
     "params": "params",
     "grads": "grads",
@@ -216,15 +216,15 @@ def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def row_room(net: Registers, columns: int) -> int:
+def row_room(net: Registers, columns: int, sets: int = 1024) -> int:
     """The elements from one row of `columns` numbers to the next: whole registers, and a cache line more where rows
-    would be a multiple of 1 KiB apart: such rows fall into the same few cache sets (measured: the multiply loses up to
-    half of its speed; a tenth with half a line, one register of AVX2, because pairs of registers then lie across two
-    lines)."""
+    would be a multiple of `sets` bytes apart: such rows fall into the same few cache sets (measured: the multiply loses
+    up to half of its speed; a tenth with half a line, one register of AVX2, because pairs of registers then lie across
+    two lines)."""
     if net.lanes == 1:
         return columns
     room, line = _up(columns, net.lanes), CACHE_LINE // itemsize(net.dtype)
-    return room + line if room * itemsize(net.dtype) % 1024 == 0 else room
+    return room + line if room * itemsize(net.dtype) % sets == 0 else room
 
 
 def _strides(net: Registers, array: Array, halo: int, dense: bool) -> tuple[int, ...]:
@@ -235,7 +235,8 @@ def _strides(net: Registers, array: Array, halo: int, dense: bool) -> tuple[int,
     if len(memory) == 4 and memory[0] == "n":
         sides[1:3] = [s + 2 * halo for s in memory[1:3]]
     strides = [1]
-    step = memory[-1] if dense else row_room(net, memory[-1])
+    # Weights of 128 filters gain a quarter from it; in activations it would cost more memory than it gives speed.
+    step = memory[-1] if dense else row_room(net, memory[-1], 1024 if memory[0] == "n" else 512)
     for side in reversed(sides[:-1]):
         strides.insert(0, step)
         step *= side if isinstance(side, int) else 1

@@ -366,6 +366,10 @@ SHAPES_READ = {
 }
 # Of 256 numbers a row takes more room than of 260; and values of weights that are too many to be made before.
 LARGE = [(Conv(260, 3, pad=1), (256, 5, 5)), (Conv(260, 3, pad=1), (256, 3, 3)), (Conv(346, 3, pad=1), (344, 3, 4))]
+EACH_WAY = [  # that chance may leave out among few
+    *((Conv(17, 3, pad=1), (16, 6, 7)), (Conv(9, 5, pad=2), (7, 8, 12)), (Conv(5, 4, pad=1), (1, 5, 19))),
+    (Conv(11, 3, 2, 1, groups=11), (11, 6, 7)),
+]
 KINDS = (Conv, Conv, Conv, Conv, Conv, MaxPool, AvgPool, GlobalAvgPool, *STATELESS)
 
 
@@ -397,7 +401,7 @@ def run_ops(count: int) -> None:
             demand_gradients(model, x, params, dy, found, 1e-4 if dtype == "float32" else 1e-10)
         reached[type(eager.op).__name__] += 1
 
-    for (op, shape), at_end, dtype in itertools.product(LARGE, (True, False), DTYPES):
+    for (op, shape), at_end, dtype in itertools.product(LARGE + EACH_WAY, (True, False), DTYPES):
         one(op, shape, at_end, dtype, 2)
     for kind, share in collections.Counter(KINDS).items():
         given_kind = given(st.just(kind), st.data(), st.booleans(), st.sampled_from(DTYPES), whole(1, 5))
