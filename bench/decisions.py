@@ -40,7 +40,7 @@ def _points_in_step() -> Iterator[None]:
         yield
 
 
-def _rows_in_step(net: lower.Lowered, columns: int, sets: int = 0) -> int:
+def _rows_in_step(net: lower.Lowered, columns: int, period: int = 0) -> int:
     return -(-columns // net.lanes) * net.lanes
 
 

@@ -90,7 +90,8 @@ def conv_backward_weights_depthwise(
     x: Array4, dy: Array4, stride: int, dilation: int, dw: Array5, db: Array2, first: int, last: int
 ):
     """Slot by slot as conv_backward_weights, band by band of rows that stay in the first-level cache."""
-    count, slots, size_v, cells = dy.shape[0], dw.shape[0], dw.shape[2], dw.shape[1] * dw.shape[2]
+    count, slots, size_u, size_v = dy.shape[0], dw.shape[0], dw.shape[1], dw.shape[2]
+    cells = size_u * size_v
     band = max(1, min(dy.shape[1], IN_CACHE // (2 * dy.shape[2] * step(dy, 2) * dy.itemsize)))
     for slot in range(first, last):
         dws, dbs = pointer(dw) + slot * step(dw, 0), pointer(db) + slot * step(db, 0)
@@ -103,8 +104,8 @@ def conv_backward_weights_depthwise(
                 dyn = pointer(dy) + (n * step(dy, 0) + i * step(dy, 1))
                 add_places(dyn, dy, 1, rows, dbs, fresh)
                 for k in range(0, cells, ROWS):
-                    from_x = places(k, cells, cells, size_v, 0, dilation * step(x, 1), dilation * step(x, 2))
-                    to_dw = places(k, cells, cells, size_v, 0, step(dw, 1), step(dw, 2))
+                    from_x = places(k, cells, size_u, size_v, 0, dilation * step(x, 1), dilation * step(x, 2))
+                    to_dw = places(k, cells, size_u, size_v, 0, step(dw, 1), step(dw, 2))
                     for c in range(0, dy.shape[3], 2 * lanes(x)):
                         at, dyc, to = xn + c, dyn + c, dws + c
                         if dy.shape[3] - c > lanes(x):

@@ -117,10 +117,10 @@ def _two_cells(at, apart, line, turned, from_turned, turned_line, rows, places, 
     for i in range(rows):
         x, dy = at + i * line, turned + i * turned_line
         for _ in range(places // width):
-            t = add_lanewise(t, dy, from_turned, x, apart)
+            t = add_lanewise(t, dy, from_turned, 0, x, apart)
             x, dy = onward(x, width), onward(dy, width)
         if places % width != 0:
-            t = add_lanewise(t, dy, from_turned, at + (i * line + places - width), apart)
+            t = add_lanewise(t, dy, from_turned, 0, at + (i * line + places - width), apart)
     return t
 
 

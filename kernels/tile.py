@@ -28,7 +28,7 @@ from numba import types
 from numba.core.extending import intrinsic, models, register_model
 
 from nbnn.kernels.jit import inlined
-from nbnn.kernels.simd import _INT64, _Value, at, fused, register_bytes, spread, transposed
+from nbnn.kernels.simd import _INT64, _Value, at, fused, lanes, register_bytes, spread, transposed
 
 ROWS = 8 if register_bytes() == 64 else 6
 
@@ -294,20 +294,19 @@ def rank_one(typing, tile, a, rows, b):
 
 
 @intrinsic
-def add_lanewise(typing, tile, a, rows, b, apart):
-    """tile[i, j] += a[rows[i]] * b[j * apart], registers times registers: sums over lanes, to be added up at the
-    end."""
+def add_lanewise(typing, tile, a, rows, beside, b, apart):
+    """tile[i, j] += a[rows[i] + j * beside] * b[j * apart], registers times registers."""
 
     def emit(context, builder, sig, args):
-        value, a, rows, b, apart = args
+        value, a, rows, beside, b, apart = args
         panel = _panel(builder, tile, b, apart)
 
         def row(i):
-            return [_load(builder, tile, a, builder.extract_value(rows, i))] * tile.vectors
+            return _panel(builder, tile, builder.gep(a, [builder.extract_value(rows, i)]), beside)
 
         return _add_products(builder, tile, value, row, panel)
 
-    return tile(tile, a, Places(), b, types.int64), emit
+    return tile(tile, a, Places(), types.int64, b, types.int64), emit
 
 
 @intrinsic
@@ -335,28 +334,12 @@ def multiply(a, from_a, au, av, ak, b, bu, bv, bk, nu, nv, nk, c):
     return c
 
 
-@intrinsic
-def add_side_by_side(typing, tile, a, rows, b):
-    """tile[i, j] += a[rows[i] + j * lanes] * b[j * lanes], registers times registers."""
-
-    def emit(context, builder, sig, args):
-        value, a, rows, b = args
-        panel = _panel(builder, tile, b, _INT64(tile.lanes))
-
-        def row(i):
-            return [_load(builder, tile, a, _cell_at(builder, tile, rows, i, j)) for j in range(tile.vectors)]
-
-        return _add_products(builder, tile, value, row, panel)
-
-    return tile(tile, a, Places(), b), emit
-
-
 @inlined
 def multiply_lanewise(a, from_a, au, av, b, bu, bv, nu, nv, c):
     """c plus the sum over u < nu, v < nv of registers of a times those of b in the same columns."""
     for u in range(nu):
         ap, bp = a + u * au, b + u * bu
         for _ in range(nv):
-            c = add_side_by_side(c, ap, from_a, bp)
+            c = add_lanewise(c, ap, from_a, lanes(a), bp, lanes(b))
             ap, bp = onward(ap, av), onward(bp, bv)
     return c

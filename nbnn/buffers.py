@@ -216,15 +216,15 @@ def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def row_room(net: Registers, columns: int, sets: int = 1024) -> int:
+def row_room(net: Registers, columns: int, period: int = 1024) -> int:
     """The elements from one row of `columns` numbers to the next: whole registers, and a cache line more where rows
-    would be a multiple of `sets` bytes apart: such rows fall into the same few cache sets (measured: the multiply loses
-    up to half of its speed; a tenth with half a line, one register of AVX2, because pairs of registers then lie across
-    two lines)."""
+    would be a multiple of `period` bytes apart: such rows fall into the same few cache sets (measured: the multiply
+    loses up to half of its speed; a tenth with half a line, one register of AVX2, because pairs of registers then lie
+    across two lines)."""
     if net.lanes == 1:
         return columns
     room, line = _up(columns, net.lanes), CACHE_LINE // itemsize(net.dtype)
-    return room + line if room * itemsize(net.dtype) % sets == 0 else room
+    return room + line if room * itemsize(net.dtype) % period == 0 else room
 
 
 def _strides(net: Registers, array: Array, halo: int, dense: bool) -> tuple[int, ...]:

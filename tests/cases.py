@@ -171,10 +171,12 @@ def conv(
     slots: int = 1,
     together: int = 2,
     dense: bool = False,
+    alone: bool = False,
 ) -> list[Case]:
-    """Forward, to the input and to the weights. On the way to few channels a worker holds `together` rows of dy."""
-    out = _places(sides, window, stride, pad, dilation)
-    halo = _frame(sides, window, out, stride, pad, dilation)
+    """Forward, to the input and to the weights; each channel `alone`, or all for each filter. On the way to few
+    channels a worker holds `together` rows of dy."""
+    out = [(side + 2 * pad - (size - 1) * dilation - 1) // stride + 1 for side, size in zip(sides, window, strict=True)]
+    halo, depth = _frame(sides, window, out, stride, pad, dilation), 1 if alone else channels
 
     def padded(make: Maker) -> np.ndarray:
         return framed((make.dense if dense else make.value)(n, *(side + 2 * pad for side in sides), channels), pad)
@@ -182,7 +184,7 @@ def conv(
     def forward(make: Maker) -> tuple:
         return (
             padded(make),
-            make.grad(*window, channels, filters),
+            make.grad(*window, depth, filters),
             make.grad(filters),
             stride,
             dilation,
@@ -193,7 +195,7 @@ def conv(
         dy = framed(make.grad(n, *(side + 2 * halo for side in out), filters), halo)
         return (
             dy,
-            make.grad(*window, filters, channels),
+            make.grad(*window, 1 if alone else filters, channels),
             stride,
             dilation,
             pad,
@@ -208,22 +210,16 @@ def conv(
         return dy, turned, stride, dilation, pad, halo, make.grad_out(n, *sides, channels), room
 
     def weights(make: Maker) -> tuple:
-        dw, db = make.grad_out(slots, *window, channels, filters), make.grad_out(slots, filters)
+        dw, db = make.grad_out(slots, *window, depth, filters), make.grad_out(slots, filters)
         return padded(make), make.grad(n, *out, filters), stride, dilation, dw, db
 
-    few = [Case("conv_backward_data_narrow", label, narrow)] if channels <= NARROW else []
+    few = [Case("conv_backward_data_narrow", label, narrow)] if channels <= NARROW and not alone else []
+    way = "_depthwise" if alone else ""
     return [
         *few,
-        Case("conv_forward", label, forward),
-        Case("conv_backward_data", label, data),
-        Case("conv_backward_weights", label, weights),
-    ]
-
-
-def _places(sides: tuple[int, int], window: tuple[int, int], stride: int, pad: int, dilation: int) -> list[int]:
-    """The sides of the output."""
-    return [
-        (side + 2 * pad - (size - 1) * dilation - 1) // stride + 1 for side, size in zip(sides, window, strict=True)
+        Case(f"conv_forward{way}", label, forward),
+        Case(f"conv_backward_data{way}", label, data),
+        Case(f"conv_backward_weights{way}", label, weights),
     ]
 
 
@@ -288,43 +284,9 @@ CONV = [
 # ---- convolution of each channel alone
 
 
-def depthwise(
-    label: str,
-    channels: int,
-    sides: tuple[int, int],
-    window: tuple[int, int],
-    *,
-    n: int = 2,
-    stride: int = 1,
-    pad: int = 0,
-    dilation: int = 1,
-    slots: int = 1,
-) -> list[Case]:
+def depthwise(label: str, channels: int, sides: tuple[int, int], window: tuple[int, int], **how: int) -> list[Case]:
     """Forward, to the input and to the weights."""
-    out = _places(sides, window, stride, pad, dilation)
-    halo = _frame(sides, window, out, stride, pad, dilation)
-
-    def padded(make: Maker) -> np.ndarray:
-        return framed(make.value(n, *(side + 2 * pad for side in sides), channels), pad)
-
-    def forward(make: Maker) -> tuple:
-        w, b = make.grad(*window, 1, channels), make.grad(channels)
-        return padded(make), w, b, stride, dilation, make.out(n, *out, channels)
-
-    def data(make: Maker) -> tuple:
-        dy = framed(make.grad(n, *(side + 2 * halo for side in out), channels), halo)
-        w = make.grad(*window, 1, channels)
-        return dy, w, stride, dilation, pad, halo, make.grad_out(n, *sides, channels)
-
-    def weights(make: Maker) -> tuple:
-        dw, db = make.grad_out(slots, *window, 1, channels), make.grad_out(slots, channels)
-        return padded(make), make.grad(n, *out, channels), stride, dilation, dw, db
-
-    return [
-        Case("conv_forward_depthwise", label, forward),
-        Case("conv_backward_data_depthwise", label, data),
-        Case("conv_backward_weights_depthwise", label, weights),
-    ]
+    return conv(label, channels, channels, sides, window, alone=True, **how)
 
 
 DEPTHWISE = [
