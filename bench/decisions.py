@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import nbnn
 from bench.contest import Options, PeerError, child
 from bench.nets import graph_of
 from bench.report import Table, agreed, verdict
-from nbnn import buffers, codegen, halves, launches, lower, memory, ops, plane, remade, winograd
+from nbnn import buffers, codegen, halves, launches, lower, memory, model, ops, plane, remade, winograd
 from nbnn.launches import alone
 from nbnn.op import Call, call
 from nbnn.pace import Pace
@@ -47,19 +48,21 @@ def _rows_in_step(net: lower.Lowered, columns: int, period: int = 0) -> int:
 @contextlib.contextmanager
 def _loss_alone() -> Iterator[None]:
     """Nobody looks at the gradient. Room for lengths is left, so that all arrays lie where they lay."""
-    gradients, train = codegen._gradients, codegen._train
+    gradients, train = codegen._gradients, codegen.train_text
 
     def no_lengths(net: lower.Lowered, **options: Any) -> tuple[list[str], list[str]]:
         return gradients(
             replace(net, launches={k: tuple(map(_no_lengths, v)) for k, v in net.launches.items()}), **options
         )
 
-    def unseen(net: lower.Lowered) -> list[str]:
-        lines = [line for line in train(net) if not line.strip().startswith("launch(copy(")]
-        lines = [line.replace("squares[:] = -1.0", "squares[:] = 0.0") for line in lines]
-        return [line if "launch(trust(" not in line else "            pass" for line in lines]
+    def unseen(engine: str) -> str:
+        text = train(engine).replace("squares[:] = -1.0", "squares[:] = 0.0")
+        return re.sub(r"launch\(copy\(.*", "pass", text)
 
-    with mock.patch.object(codegen, "_gradients", no_lengths), mock.patch.object(codegen, "_train", unseen):
+    with (
+        mock.patch.multiple(codegen, _gradients=no_lengths, _trust=lambda writer: None),
+        mock.patch.object(model, "train_text", unseen),
+    ):
         yield
 
 
@@ -195,13 +198,13 @@ class Both:
         since where their memory lies moves a step by several percent; so both ways take the same memory where all
         arrays lie at the same places in it."""
         ways = {which: self._model(which) for which in ("with", "without")}
-        steps = {which: model._step for which, model in ways.items()}
+        steps = {which: (way._step, way._trainer) for which, way in ways.items()}
         if self.same_places:
             ways["without"] = ways["with"]
         taken: dict[str, list[float]] = {"with": [], "without": []}
         for k in range(PIECES + 1):
             for which in list(ways)[:: (-1) ** k]:
-                ways[which]._step = steps[which]
+                ways[which]._step, ways[which]._trainer = steps[which]
                 seconds = self._seconds(ways[which], self.steps if k else 1)
                 if k:
                     taken[which].append(seconds)

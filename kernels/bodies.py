@@ -79,6 +79,8 @@ def help_with(words):
 
 def supply():
     """Fill the cells of all bodies that are waited for."""
+    if not _waiting:
+        return
     with compiling.one_at_a_time():
         later = [one for one in _hardest_first(_waiting) if one[0].body(one[1], wait=False) is None]
         for kernel, dtype in later:

@@ -2,7 +2,7 @@
 
     from nbnn.kernels.engine import float32 as kernels
     conv_forward, relu_forward = kernels("conv_forward", "relu_forward")
-    allow_threads, compiled, deep, launch, launch_beside, launch_shares, own, view = kernels.tools
+    allow_threads, call, compiled, deep, launch, launch_beside, launch_shares, own, view = kernels.tools
 
 Nothing here imports Numba before a jitted name is asked for.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 # what a step needs beside kernels, in the order of `kernels.tools`
-TOOLS = ("allow_threads", "compiled", "deep", "launch", "launch_beside", "launch_shares", "own", "view")
+TOOLS = ("allow_threads", "call", "compiled", "deep", "launch", "launch_beside", "launch_shares", "own", "view")
 
 
 class Reference:
@@ -27,7 +27,12 @@ class Reference:
     @property
     def tools(self) -> tuple[Callable, ...]:
         """A kernel's words have done its work already when the launch around them comes."""
-        words = {"compiled": lambda function: function, "own": _view, "view": _view}
+        words = {
+            "call": lambda function, *words: function(*words),
+            "compiled": lambda function: function,
+            "own": _view,
+            "view": _view,
+        }
         return tuple(words.get(name, _nothing) for name in TOOLS)
 
     @property

@@ -298,6 +298,24 @@ def allow_threads(typing, threads):
 
 
 @intrinsic
+def call(typing, function, *words):
+    """Call a compiled function that returns nothing, given by its address, with these arguments."""
+
+    def emit(context, builder, sig, args):
+        kinds = sig.args[1].types
+        place = context.call_conv.get_function_type(types.none, kinds).as_pointer()
+        values = cgutils.unpack_tuple(builder, args[1])
+        status, _ = context.call_conv.call_function(
+            builder, builder.inttoptr(args[0], place), types.none, kinds, values
+        )
+        with cgutils.if_unlikely(builder, status.is_error):
+            context.call_conv.return_status_propagate(builder, status)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.StarArgTuple(words)), emit
+
+
+@intrinsic
 def _run(typing, function, block, first, last, worker, origin):
     def emit(context, builder, sig, args):
         builder.call(builder.inttoptr(args[0], _RUN.as_pointer()), [builder.inttoptr(args[1], _BYTES), *args[2:]])

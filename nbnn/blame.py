@@ -48,7 +48,7 @@ def _run(twin: Model, x: np.ndarray, given: np.ndarray | None, rows: np.ndarray)
         twin._make_room(len(rows))
         twin._step("predict", *twin._predict_arguments(x, rows))
         return np.zeros(0)
-    twin._step("gradients", *twin._gradient_arguments(1, x, given, rows, len(rows), np.zeros(1)))
+    twin._step("gradients", *twin._gradient_arguments(1, x, given, rows, np.zeros(1)))
     return twin._losses[: len(rows)]
 
 

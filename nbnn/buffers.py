@@ -171,7 +171,7 @@ def seen(buffer: Buffer, form: Form) -> tuple[tuple, tuple[int, ...], int]:
 def _sharing(net: Lowered) -> Sharing:
     shared = ("value", "gradient", "part", "scratch")
     kept = {n for n, (_, kind) in net.owners.items() if kind not in shared or net.arrays[n].memory[0] == "workers"}
-    kept |= {name for (_, word), name in net.names.items() if word in LENGTHS}  # `train` reads them
+    kept |= {name for (_, word), name in net.names.items() if word in LENGTHS}  # read at the end
     output = net.aliases.get(net.graph.output, net.graph.output)
     return share(net.launches, net.arrays, kept | {INPUT}, ("predict", output))
 

@@ -1,7 +1,8 @@
-"""A planned net as the source text of three functions: predict, gradients, train. The text is meant to be read.
+"""A planned net as the source text of two functions: predict and gradients. The text is meant to be read.
 
 Each node becomes a section: a line that says what it is, the views of memory it needs, and its kernel calls. The same
-text runs jitted on the kernels and plainly on their NumPy references; only its import line differs.
+text runs jitted on the kernels and plainly on their NumPy references; only its import line differs. So it is with
+`train`, which is the same for all nets and is given the `gradients` of one.
 """
 
 from __future__ import annotations
@@ -35,21 +36,21 @@ PREDICT = (
 )
 TARGETS = ("all_labels", "labels", "target_data", "target_code")
 ARENAS = ("params", "grads", "state", "acts", "work", "space", "own_acts")
-GRADIENTS = (*PREDICT[:7], *TARGETS, *ARENAS, "losses", "out", "seed", "step")
+GRADIENTS = (*PREDICT[:7], *TARGETS, *ARENAS, "losses", "out", "squares", "seed", "step")
 RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v", "averaged")
-TRAIN = ("steps", *GRADIENTS, *RULE, "kept", "sums", "norms", "skip")
-WORDS = ("kernels", "isfinite", "max", "min", "range")
-FUNCTIONS = ("predict", "gradients", "train")
+TRAIN = ("net", "steps", "weights", *GRADIENTS, *RULE, "of_weights", "kept", "norms", "skip")
+TRAIN_KERNELS = ("add_l2", "add_total", "average", "clip_norm", "copy", "square_sums", "update")
+WORDS = ("kernels", "max", "min")
+FUNCTIONS = ("predict", "gradients")
 
 
 def source_text(net: Lowered) -> str:
-    """The whole module."""
-    parts = [_head(net), _predict(net), _gradients(net)[0], _train(net)]
+    """The module of one net."""
+    parts = [_head(net), _predict(net), _gradients(net)[0]]
     return "\n\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
 def _head(net: Lowered) -> list[str]:
-    names = _kernels(net)
     table = [part for line in str(net.graph).splitlines() for part in _fold(line, "    ")]
     note = (
         f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of "
@@ -58,7 +59,6 @@ def _head(net: Lowered) -> list[str]:
         "the few examples, at most `held`, that it takes at a time. A picture that only affine layers read comes as a "
         "vector."
     )
-    source = "reference" if net.lanes == 1 else net.dtype
     return [
         '"""One compiled net.',
         "",
@@ -66,15 +66,24 @@ def _head(net: Lowered) -> list[str]:
         "",
         *textwrap.wrap(note, WIDTH),
         '"""',
+        *_imports(engine(net), _kernels(net)),
+    ]
+
+
+def engine(net: Lowered) -> str:
+    """The name by which a text imports its kernels: those of a dtype, or their references."""
+    return "reference" if net.lanes == 1 else net.dtype
+
+
+def _imports(engine: str, names: Iterable[str], more: Iterable[str] = ()) -> list[str]:
+    words = [f'"{name}"' for name in names]
+    return [
         "",
-        "from math import isfinite",
-        "",
-        f"from nbnn.kernels.engine import {source} as kernels",
+        *more,
+        f"from nbnn.kernels.engine import {engine} as kernels",
         "",
         *(textwrap.fill("(" + ", ".join(names) + ")", WIDTH - 11, subsequent_indent=" ") + " = kernels(").splitlines(),
-        *textwrap.wrap(
-            ", ".join(f'"{k}"' for k in names) + ")", WIDTH, initial_indent="    ", subsequent_indent="    "
-        ),
+        *textwrap.wrap(", ".join(words) + ")", WIDTH, initial_indent="    ", subsequent_indent="    "),
         f"{', '.join(TOOLS)} = kernels.tools",
     ]
 
@@ -88,10 +97,8 @@ def profiled_text(net: Lowered) -> tuple[str, list[str]]:
 def _kernels(net: Lowered) -> list[str]:
     """The names of all kernels that the step calls."""
     found = {c.kernel for s in (*net.training, *net.inference, *net.backward) for c in s.calls}
-    always = {"gather", "gather_labels", "add_total", "add_l2", "square_sums", "clip_norm", "update", "average"}
-    always |= {"copy"} if net.sizes["state"] else set()
-    always |= {"trust"} if "lengths" in found else set()
-    return sorted(found | always)
+    always = {"gather", "gather_labels", "add_total"}
+    return sorted(found | always | ({"trust"} if "lengths" in found else set()))
 
 
 def _fold(text: str, hang: str) -> list[str]:
@@ -121,7 +128,7 @@ class _Writer:
         self.titles: list[str] = []
         self.lines: list[str] = []
         self.names: dict[Form, str] = {}  # the variable that holds each view
-        self.taken = {*TRAIN, *TOOLS, *WORDS, *FUNCTIONS, *_kernels(net), "tick", "times"}
+        self.taken = {*GRADIENTS, *TOOLS, *WORDS, *FUNCTIONS, *_kernels(net), "tick", "times"}
 
     def tick(self, title: str) -> None:
         if self.ticks:
@@ -241,6 +248,7 @@ def _gradients(net: Lowered, *, ticks: bool = False) -> tuple[list[str], list[st
         arguments = (*GRADIENTS, "times")
     if net.graph.loss is not None:
         writer.lines += ["", "    out[0] = 0.0", "    launch(add_total(losses, 1.0 / n, out))"]
+    _trust(writer)
     lines = [
         *_function("gradients", arguments, "Gather a minibatch, forward, loss into out[0], backward into grads."),
         "    allow_threads(threads)",
@@ -249,36 +257,49 @@ def _gradients(net: Lowered, *, ticks: bool = False) -> tuple[list[str], list[st
     return lines, writer.titles
 
 
-def _train(net: Lowered) -> list[str]:
-    """K steps. `settings` are those of the update rule; their places are named in `kernels/constants.py`."""
+def _trust(writer: _Writer) -> None:
+    """The launches that spare `update` the gradients of which a bound is known."""
+    net = writer.net
+    # Adam must hold the square of each number, with room for what rounding takes from lengths; and blocks have a sum
+    limit = {"float32": "2.0**126", "float64": "2.0**990"}[net.dtype]
+    for node in net.ops:
+        found = [net.names.get((node, word), "") for word in LENGTHS]
+        if all(name in net.buffers for name in found):
+            lengths, gradient = map(writer.operand, found), net.buffers[net.names[node, "dw"]]
+            first, last = -(-gradient.start // BLOCK), (gradient.start + gradient.size) // BLOCK
+            sums = f"view(squares, {first}, ({last - first},), (1,))"
+            writer.lines.append(f"    launch(trust({', '.join(lengths)}, {limit}, {sums}))")
+
+
+def train_text(engine: str) -> str:
+    """The module of `train`. `settings` are those of the update rule; their places are named in
+    `kernels/constants.py`."""
     words = [
         {"indices": "indices[k * n:(k + 1) * n]", "out": "out[k:k + 1]", "step": "step + k"}.get(a, a)
         for a in GRADIENTS
     ]
-    weights, size = net.decayed, net.sizes["state"]
-    trusted, views = _trusted(net)
-    views.append(f"    squares, of_weights = sums[0], sums[1, :{_blocks(weights)}]")
-    keep, put_back = [], []
-    if size:
-        row = f"0, (1, 1, 1, {size}), ({size}, {size}, {size}, 1)"
-        views += [f"    running = view(state, {row})", f"    before = view(kept, {row})"]
-        keep, put_back = ["        launch(copy(running, before))"], ["            launch(copy(before, running))"]
-    return [
+    row = "0, (1, 1, 1, size), (size, size, size, 1)"
+    lines = [
+        '"""Training by the `gradients` of any net."""',
+        *_imports(engine, TRAIN_KERNELS, ["from math import isfinite", ""]),
+        "",
+        "",
         *_function(
             "train",
             TRAIN,
             "Take `steps` steps; out[k] is the loss of step k, norms[k] a bound of the square of its gradient's norm.",
         ),
-        *views,
+        "    allow_threads(threads)",
+        "    size = state.shape[0]",
+        f"    running = view(state, {row})",
+        f"    before = view(kept, {row})",
         "    for k in range(steps):",
-        *keep,
-        *_wrap("gradients(", words, ")", 8),
+        "        launch(copy(running, before))",
         "        squares[:] = -1.0  # no sum is known",
+        *_wrap("call(net, ", words, ")", 8),
         "        if reg != 0.0:  # the loss gains 0.5 * reg * sum(w * w) over the weights",
-        f"            launch(add_l2(params[:{weights}], reg, grads[:{weights}], of_weights, squares))",
+        "            launch(add_l2(params[:weights], reg, grads[:weights], of_weights, squares))",
         "            launch(add_total(of_weights, 0.5 * reg, out[k:k + 1]))",
-        *(["        elif clip == 0.0:"] if trusted else []),
-        *(f"            launch({call})" for call in trusted),
         "        taken = isfinite(out[k])",
         "        if taken:",
         "            if clip > 0.0:",
@@ -286,7 +307,7 @@ def _train(net: Lowered) -> list[str]:
         "                launch(clip_norm(squares, clip, grads))",
         f"            settings[{RATE}] = rates[k]",
         f"            settings[{TIME}] += 1.0",
-        f"            launch(update(rule, {weights}, settings, grads, params, m, v, squares, norms[k:k + 1]))",
+        "            launch(update(rule, weights, settings, grads, params, m, v, squares, norms[k:k + 1]))",
         "            taken = isfinite(norms[k])",
         "            if not taken:",
         f"                settings[{TIME}] -= 1.0",
@@ -294,26 +315,9 @@ def _train(net: Lowered) -> list[str]:
         f"                settings[{AGE}] += 1.0",
         "                launch(average(params, settings, averaged))",
         "        if not taken:  # nothing of this step stays",
-        *put_back,
+        "            launch(copy(before, running))",
         "            if not skip:",
         "                return k",
         "    return steps",
     ]
-
-
-def _trusted(net: Lowered) -> tuple[list[str], list[str]]:
-    """The calls that spare `update` the gradients of which a bound is known, and the lines of their views."""
-    writer, calls = _Writer(net), []
-    # Adam must hold the square of each number, with room for what rounding takes from lengths; and blocks have a sum
-    limit = {"float32": "2.0**126", "float64": "2.0**990"}[net.dtype]
-    for node in net.ops:
-        found = [net.names.get((node, word), "") for word in LENGTHS]
-        if all(name in net.buffers for name in found):
-            gradient = net.buffers[net.names[node, "dw"]]
-            first, last = _blocks(gradient.start), (gradient.start + gradient.size) // BLOCK
-            calls.append(f"trust({', '.join(map(writer.operand, found))}, {limit}, squares[{first}:{last}])")
-    return calls, writer.lines
-
-
-def _blocks(size: int) -> int:
-    return -(-size // BLOCK)
+    return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ import numpy as np
 from nbnn import inputs, rules
 from nbnn.arrays import Arrays, arena, people_view
 from nbnn.buffers import held
+from nbnn.codegen import engine, train_text
 from nbnn.compiling import Lock
 from nbnn.graph import Graph
 from nbnn.initial import fill_initial
@@ -103,8 +104,10 @@ class Model:
             graph, dtype=self.dtype, lanes=1 if backend == "numpy" else None, algorithm=algorithm, apart=apart
         )
         self._step = step_of(self.lowered.source, jitted=backend == "numba")
+        self._trainer = step_of(train_text(engine(self.lowered)), jitted=backend == "numba")
         kinds = ("params", "grads", "state")
         self._params, self._grads, self._state = self._arenas(*kinds)
+        self._sums = np.zeros((2, -(-len(self._grads) // BLOCK)))  # of squares, block by block of the arenas
         self.params, self.grads, self.state = map(self._named, kinds, (self._params, self._grads, self._state))
         if draw:
             try:
@@ -122,8 +125,8 @@ class Model:
     # ---- what it is
 
     def source(self) -> str:
-        """The generated step, as it is compiled."""
-        return self.lowered.source
+        """The generated step, as it is compiled: the functions of this net, and `train`, which is the same for all."""
+        return f"{self.lowered.source}\n\n{self._trainer.source}"
 
     def summary(self) -> str:
         """The graph with its shapes, parameters and multiply-adds, and the bytes that the model takes."""
@@ -166,14 +169,11 @@ class Model:
                 if self.graph.loss.classifies
                 else np.zeros((1, *self.graph.output_shape), self.dtype)
             )
-            self._step.compile("gradients", self._gradient_arguments(1, x, given, np.arange(1), 1, np.zeros(1)))
-            memory = rules.Memory()
+            memory, rows = rules.Memory(), np.zeros((1, 1), np.int64)
             memory.use("sgd", None, self._params)
-            self._step.compile(
-                "train",
-                self._train_arguments(
-                    1, memory, x, given, np.zeros((1, 1), np.int64), np.zeros(1), Steps.room(1), 0.0, 0.0, False
-                ),
+            self._step.compile("gradients", self._gradient_arguments(1, x, given, rows[0], np.zeros(1)))
+            self._trainer.compile(
+                "train", self._train_arguments(1, memory, x, given, rows, np.zeros(1), Steps.room(1), 0.0, 0.0, False)
             )
 
     def loss(self, X: Any, y: Any = None, *, reg: float = 0.0) -> Any:
@@ -423,11 +423,12 @@ class Model:
         """What the compiled `gradients` takes for X as one minibatch, checked."""
         x = inputs.examples(X, self.graph)
         rows, threads = np.arange(len(x)), self._step.threads()
-        return self._gradient_arguments(threads, x, self._targets(y, len(x)), rows, len(x), np.zeros(1))
+        return self._gradient_arguments(threads, x, self._targets(y, len(x)), rows, np.zeros(1))
 
     def _gradient_arguments(
-        self, threads: int, x: np.ndarray, given: np.ndarray, rows: np.ndarray, batch: int, out: np.ndarray
+        self, threads: int, x: np.ndarray, given: np.ndarray, rows: np.ndarray, out: np.ndarray
     ) -> tuple:
+        batch = rows.shape[-1]
         self._make_room(batch)
         if self._needed_loss().classifies:
             targets = (given, self._labels[:batch], 0 if self.backend == "numba" else None, 0)
@@ -439,7 +440,7 @@ class Model:
             self._capacity,
             held(self.lowered, self._capacity),
             *self._step.data(x),
-            rows,
+            rows.reshape(-1),
             *targets,
             self._params,
             self._grads,
@@ -450,6 +451,7 @@ class Model:
             self._own_acts,
             self._losses[:batch],
             out,
+            self._sums[0],
             self.seed,
             self.steps_taken,
         )
@@ -457,7 +459,7 @@ class Model:
     def _gradients(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray) -> float:
         out, state = np.zeros(1), self._state.copy()
         threads = self._step.threads()
-        self._step("gradients", *self._gradient_arguments(threads, x, given, rows, len(rows), out))
+        self._step("gradients", *self._gradient_arguments(threads, x, given, rows, out))
         with np.errstate(over="ignore"):
             found = Steps(out, np.array([np.dot(self._grads, self._grads)], float))
         if np.isfinite(self._grads).all():  # a square that overflows would hurt a rule, nobody else
@@ -490,9 +492,9 @@ class Model:
                 arguments = self._train_arguments(
                     threads, memory, x, given, rows[part], rates[part], out, reg, clip, skip
                 )
-                self._step.compile("train", arguments)
+                self._trainer.compile("train", arguments)
                 begun = time.perf_counter()
-                done = int(self._step("train", *arguments))
+                done = int(self._trainer("train", *arguments))
                 self._pace.learn(threads, steps * rows.shape[1], time.perf_counter() - begun)
                 taken += done
                 self.steps_taken += done
@@ -516,11 +518,14 @@ class Model:
         clip: float,
         skip: bool,
     ) -> tuple:
-        room = arena(len(self._state), self.dtype), np.zeros((2, -(-len(self._params) // BLOCK)))
-        gradients = self._gradient_arguments(threads, x, given, rows.reshape(-1), rows.shape[1], out.losses)
+        gradients = self._gradient_arguments(threads, x, given, rows, out.losses)
+        self._trainer.load()  # so that its kernels are compiled together with those of the net
+        net = self._step.handle("gradients", gradients), len(rows), self.lowered.decayed
         rule = memory.code, memory.settings, np.asarray(rates, np.float64), float(reg), float(clip)
         arenas = memory.m, memory.v, memory.averaged
-        return (len(rows), *gradients, *rule, *arenas, *room, out.norms, int(skip))
+        blocks = -(-self.lowered.decayed // BLOCK)
+        room = self._sums[1, :blocks], arena(len(self._state), self.dtype)
+        return (*net, *gradients, *rule, *arenas, *room, out.norms, int(skip))
 
     def _needed_loss(self) -> Any:
         if self.graph.loss is None:

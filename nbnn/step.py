@@ -26,15 +26,43 @@ def step_of(source: str, *, jitted: bool) -> Step:
 
 
 class Step:
-    """predict, gradients and train of a source text: jitted, or plain Python on the reference kernels."""
+    """The functions of a source text: jitted, or plain Python on the reference kernels."""
 
     def __init__(self, source: str, *, jitted: bool) -> None:
         self.source, self.jitted = source, jitted
         self._module: Any = None
         self._ready: dict[str, Any] = {}
 
+    def load(self) -> Any:
+        """The module of the text; the kernels that it names begin to be compiled."""
+        with compiling.one_at_a_time():
+            if self._module is None:
+                if self.jitted:
+                    from nbnn.kernels.jit import need_jit
+
+                    need_jit()
+                self._module = compiling.import_text(self.source, jitted=self.jitted)
+            return self._module
+
     def compile(self, name: str, args: tuple) -> Any:
-        """The function, compiled for arguments of these types."""
+        """The function, compiled for arguments of these types, and the kernels that it calls."""
+        function = self._function(name, args)
+        if self.jitted:
+            from nbnn.kernels.bodies import supply
+
+            supply()
+        return function
+
+    def handle(self, name: str, args: tuple) -> Any:
+        """By what another compiled function calls this one, whose kernels are there once that one is compiled: its
+        address, or where nothing is jitted the function."""
+        function = self._function(name, args)
+        if not self.jitted:
+            return function
+        (only,) = function.overloads.values()
+        return only.library.get_pointer_to_function(only.fndesc.llvm_func_name)
+
+    def _function(self, name: str, args: tuple) -> Any:
         if name not in self._ready:
             with compiling.one_at_a_time():
                 if name not in self._ready:
@@ -42,22 +70,14 @@ class Step:
         return self._ready[name]
 
     def _compile(self, name: str, args: tuple) -> Any:
+        function = getattr(self.load(), name)
         if self.jitted:
-            from nbnn.kernels.bodies import supply
-            from nbnn.kernels.jit import keep, need_jit
+            from nbnn.kernels.jit import keep
 
-            need_jit()
-        if self._module is None:
-            self._module = compiling.import_text(self.source, jitted=self.jitted)
-        function = getattr(self._module, name)
-        if self.jitted:
             with compiling.numba_folder(self._module.__name__):
-                for one in vars(self._module).values():
-                    if hasattr(one, "py_func"):  # one may compile another
-                        keep(one)
+                keep(function)
                 function.compile(self.kinds(args))
             function.disable_compile()
-            supply()
         return function
 
     def kinds(self, args: tuple) -> tuple:

@@ -685,8 +685,8 @@ def test_fault_22_read_only_arrays_and_files_are_read_in_place(tmp_path):
         assert model.train_steps(given, mapped_y, steps=3).tobytes() == losses.tobytes()
         assert everything(model) == everything(wanted)
     assert (tmp_path / "x.npy").read_bytes() == content and np.array_equal(frozen, x)
-    for function in ("predict", "gradients", "train"):
-        assert len(wanted._step.compile(function, ()).signatures) == 1  # nothing was compiled for them alone
+    for step, function in ((wanted._step, "predict"), (wanted._step, "gradients"), (wanted._trainer, "train")):
+        assert len(step.compile(function, ()).signatures) == 1  # nothing was compiled for them alone
 
 
 def test_fault_23_bytes_and_doubles_are_cast_once_and_never_scaled(pictures):

@@ -554,12 +554,12 @@ def test_a_compiled_step_changed_by_hand_is_compiled_again(tmp_path, monkeypatch
     model = nbnn.compile(SMALL)
     x, _ = data(SMALL)
     wanted = model.loss(x)
-    (path,) = [p for p in cache.folder(cache.fingerprint()).glob("step_*.py") if p.read_text() == model.source()]
-    path.write_text(model.source().replace("affine_forward(", "print("))
+    (path,) = [p for p in cache.folder(cache.fingerprint()).glob("step_*.py") if p.read_text() == model.lowered.source]
+    path.write_text(model.lowered.source.replace("affine_forward(", "print("))
     step.step_of.cache_clear()  # as in another process
     again = nbnn.compile(SMALL)
     assert again.loss(x).tobytes() == wanted.tobytes()
-    assert path.read_text() == model.source()
+    assert path.read_text() == model.lowered.source
 
 
 def test_a_model_with_a_nan_is_not_saved(tmp_path):
