@@ -1,24 +1,29 @@
 """Where compiled steps find the bodies of kernels, and how those that are missing are compiled: by several processes.
 
-A step calls a body through a cell, a word of memory with its address. So a step is compiled before the bodies that it
-calls are there, and while other processes compile them: `cell_of` asks for a body, `send_for_help` starts helpers where
-many are missing, and `supply` compiles or loads what is missing and fills the cells. Whoever comes first to a kernel
-compiles it; all others find it on disk.
+A step calls a body through a cell, a few words of memory with its address and what a launch must know of it. So a step
+is compiled before the bodies that it calls are there, and while other processes compile them: `cell_of` asks for a
+body, `send_for_help` starts helpers where many are missing, and `supply` compiles or loads what is missing and fills
+the cells. Whoever comes first to a kernel compiles it; all others find it on disk.
 """
 
 import contextlib
-import ctypes
 import os
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 from llvmlite import binding
+from numba import types
 
 from nbnn import cache, compiling
+from nbnn.kernels.jit import Space
 
 SHARE = 8  # bodies for which a helper is worth the second that it takes to start
 FAREWELL = 5.0  # seconds that a helper has to end when all is compiled
+# The words of a cell, then for each argument how many axes it has, then the bytes of one of its numbers if it counts
+# for the cost of a launch
+ADDRESS, LEAST, INTENSITY, EACH, AXIS, COUNT, CELL_HEAD = range(7)
 _cells: dict = {}
 _waiting: list = []
 _helpers: list = []
@@ -29,10 +34,29 @@ def cell_of(kernel, dtype):
     name = f"nbnn.{kernel.name}.{dtype}"
     with compiling.one_at_a_time():
         if name not in _cells:
-            _cells[name] = ctypes.c_void_p()
-            binding.add_symbol(name, ctypes.addressof(_cells[name]))
+            _cells[name] = np.array(_told(kernel, dtype), np.int64)
+            binding.add_symbol(name, _cells[name].ctypes.data)
             _waiting.append((kernel, dtype))
     return name
+
+
+def cell_at(kernel, dtype):
+    """The address of the cell."""
+    return _cells[cell_of(kernel, dtype)].ctypes.data
+
+
+def _told(kernel, dtype):
+    """What a launch must know of a kernel."""
+    kinds, names = kernel.types(dtype), [p.name for p in kernel.parameters]
+    arrays = [isinstance(kind, types.Array) for kind in kinds]
+    each = names.index(kernel.each)
+    axes = [kind.ndim if array else 0 for kind, array in zip(kinds, arrays, strict=True)]
+    sizes = [
+        kind.dtype.bitwidth // 8 if array and not isinstance(p.annotation, Space) else 0
+        for kind, array, p in zip(kinds, arrays, kernel.parameters, strict=True)
+    ]
+    axis = kernel.axis if arrays[each] else -1
+    return [0, kernel.grain, kernel.intensity, each, axis, len(kinds), *axes, *sizes]
 
 
 def _hardest_first(bodies):
@@ -40,11 +64,12 @@ def _hardest_first(bodies):
 
 
 def send_for_help():
-    """Start helpers for the bodies that are waited for and not on disk: one for every `SHARE`, as far as cores go."""
+    """Start helpers for the bodies that are waited for and not on disk: one for every `SHARE`, as far as cores go and
+    where none is at work already."""
     with compiling.one_at_a_time():
         missing = [one for one in _waiting if not compiling.is_kept(f"{one[0].name}.{one[1]}")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = min(cores - 1, len(missing) // SHARE) if sys.executable else 0
+    wanted = min(cores - 1, len(missing) // SHARE) if sys.executable and not _helpers else 0
     words = [f"{kernel.name}.{dtype}" for kernel, dtype in _hardest_first(missing)]
     root = pathlib.Path(cache.__file__).resolve().parent.parent
     program = f"""
@@ -79,14 +104,14 @@ def help_with(words):
 
 def supply():
     """Fill the cells of all bodies that are waited for."""
-    if not _waiting:
+    if not (_waiting or _helpers):
         return
     with compiling.one_at_a_time():
         later = [one for one in _hardest_first(_waiting) if one[0].body(one[1], wait=False) is None]
         for kernel, dtype in later:
             kernel.body(dtype)
         for kernel, dtype in _waiting:
-            _cells[f"nbnn.{kernel.name}.{dtype}"].value = kernel.body(dtype).address
+            _cells[f"nbnn.{kernel.name}.{dtype}"][ADDRESS] = kernel.body(dtype).address
         _waiting.clear()
         while _helpers:
             _dismiss(_helpers.pop())

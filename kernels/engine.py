@@ -2,7 +2,7 @@
 
     from nbnn.kernels.engine import float32 as kernels
     conv_forward, relu_forward = kernels("conv_forward", "relu_forward")
-    allow_threads, call, compiled, deep, launch, launch_beside, launch_shares, own, view = kernels.tools
+    allow_threads, call, called, compiled, deep, launch, launch_beside, launch_shares, own, slots, view = kernels.tools
 
 Nothing here imports Numba before a jitted name is asked for.
 """
@@ -13,7 +13,19 @@ from collections.abc import Callable
 import numpy as np
 
 # what a step needs beside kernels, in the order of `kernels.tools`
-TOOLS = ("allow_threads", "call", "compiled", "deep", "launch", "launch_beside", "launch_shares", "own", "view")
+TOOLS = (
+    "allow_threads",
+    "call",
+    "called",
+    "compiled",
+    "deep",
+    "launch",
+    "launch_beside",
+    "launch_shares",
+    "own",
+    "slots",
+    "view",
+)
 
 
 class Reference:
@@ -29,8 +41,10 @@ class Reference:
         """A kernel's words have done its work already when the launch around them comes."""
         words = {
             "call": lambda function, *words: function(*words),
+            "called": lambda function: function,
             "compiled": lambda function: function,
             "own": _view,
+            "slots": lambda n, share, most: min(max(n // share, 1), most),
             "view": _view,
         }
         return tuple(words.get(name, _nothing) for name in TOOLS)
@@ -48,12 +62,10 @@ class Jitted:
 
     def __call__(self, *names: str) -> list[Callable]:
         from nbnn.kernels import names as all_names
-        from nbnn.kernels.bodies import send_for_help
         from nbnn.kernels.launch import bind, start_engine
 
         kernels = all_names()
         found = [bind(kernels[name], self.dtype) for name in names]
-        send_for_help()
         start_engine()
         return found
 
@@ -61,7 +73,7 @@ class Jitted:
     def tools(self) -> tuple[Callable, ...]:
         from nbnn.kernels import jit, launch
 
-        return tuple(jit.compiled if name == "compiled" else getattr(launch, name) for name in TOOLS)
+        return tuple(getattr(jit if name in ("called", "compiled") else launch, name) for name in TOOLS)
 
     @property
     def tick(self) -> Callable:

@@ -12,7 +12,6 @@ import ctypes
 import functools
 import inspect
 
-import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import config
@@ -22,6 +21,7 @@ from numba.core.extending import intrinsic
 from numba.core.runtime import rtsys
 
 from nbnn import compiling
+from nbnn.kernels.entry import SHARE, Entry
 from nbnn.kernels.simd import pointer
 
 # Never nnan or ninf: a NaN must survive. And not reassoc: Numba lays these flags on every instruction of a kernel, and
@@ -38,6 +38,15 @@ class _Quickly(Compiler):
 
         with quick_inlining(_helpers):
             return super().compile_extra(func)
+
+
+class _Entered(_Quickly):
+    """The same for a kernel, which has a way in of its own."""
+
+    def define_pipelines(self):
+        from nbnn.kernels.lowering import with_entry  # the same
+
+        return [with_entry(pipeline) for pipeline in super().define_pipelines()]
 
 
 OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True, "pipeline_class": _Quickly}
@@ -74,7 +83,6 @@ Space3, Space4 = Space(3), Space(4)
 Ints = _Fixed(types.Array(types.int64, 1, "A"))
 Doubles = _Fixed(types.Array(types.float64, 1, "A"))
 _PLAIN = {int: _Fixed(types.int64), float: _Fixed(types.float64)}
-_SHARE = ("first", "last", "worker")  # what the launch supplies
 
 
 def inlined(function):
@@ -105,6 +113,11 @@ def own(space, worker):
 
 def compiled(function):
     """Make one function of a generated step: compiled when its step says so, which also says where it is kept."""
+    return njit(**OPTIONS, **BARE)(function)
+
+
+def called(function):
+    """The same with a way in from Python."""
     return njit(**OPTIONS, no_cfunc_wrapper=True)(function)
 
 
@@ -129,54 +142,38 @@ def keep(jitted):
     jitted._cache = _Kept(jitted.py_func)
 
 
-def compiled_for(kinds, function, name, wait=True, **options):
+def compiled_for(kinds, function, name, wait=True, entered=False, **options):
     """The code of the function for arguments of these types: compiled now, or read from disk where it is kept under
-    that name. Without `wait`, None where another process is at it."""
+    that name. Without `wait`, None where another process is at it. A kernel is `entered` by a block of arguments."""
     need_jit()
+    options = {**OPTIONS, **BARE, **({"pipeline_class": _Entered} if entered else {}), **options}
     try:
         with compiling.numba_folder(name, wait=wait):
-            jitted = njit(**OPTIONS, **BARE, **options)(function)
+            jitted = njit(**options)(function)
             keep(jitted)
             jitted.compile(types.void(*kinds))
-            return Code(jitted)
+            return Entry(function.__name__, kinds, only_one(jitted)) if entered else Code(jitted)
     except compiling.Busy:
         return None
 
 
+def only_one(jitted):
+    """What has been compiled of a function of one kind of arguments."""
+    (only,) = jitted.overloads.values()
+    return only
+
+
 class Code:
-    """A compiled function that is called by its address. Python can call it as well, by a detour of 0.1 ms."""
+    """A compiled function that is called by its address, by Numba's rules."""
 
     def __init__(self, jitted):
-        (only,) = jitted.overloads.values()
-        self._only = only  # keeps it in memory
-        self._name, self._kinds = jitted.__name__, only.signature.args
-        self.address = only.library.get_pointer_to_function(only.fndesc.llvm_func_name)
+        self._only = only_one(jitted)  # keeps it in memory
+        self.address = self._only.library.get_pointer_to_function(self._only.fndesc.llvm_func_name)
 
-    def __call__(self, *values):
-        """Numba's own way to call: where to put the result and where the error, then the arguments."""
-        if len(values) != len(self._kinds):
-            raise TypeError(f"{self._name} takes {len(self._kinds)} arguments, got {len(values)}")
+    def __call__(self, *numbers):
+        """With whole numbers: first where to put the result and where the error, then these."""
         words = [ctypes.byref(ctypes.c_void_p()) for _ in range(2)]
-        for kind, value in zip(self._kinds, values, strict=True):
-            words += _words(kind, value, self._name)
-        if ctypes.CFUNCTYPE(ctypes.c_int32)(self.address)(*words):
-            raise IndexError(f"index is out of bounds in {self._name}")  # nothing else goes wrong in a kernel
-
-
-def _words(kind, value, name):
-    """An argument as compiled code takes it: a number; an array as nobody's property (two zeros), how many numbers,
-    bytes of one, address, shape, strides."""
-    if isinstance(kind, types.Array):
-        given = (value.dtype, value.ndim) if isinstance(value, np.ndarray) and value.flags.behaved else None
-        if given != (np.dtype(kind.dtype.name), kind.ndim):
-            got = f"{value.dtype.str}, {value.ndim}" if isinstance(value, np.ndarray) else type(value).__name__
-            raise TypeError(f"{name} wants an aligned, writable array of {kind.dtype}, {kind.ndim} axes; got {got}")
-        numbers = (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
-        return [ctypes.c_int64(number) for number in numbers]
-    word = (ctypes.c_double if kind == types.float64 else ctypes.c_int64)(value)
-    if isinstance(value, int) and word.value != value:
-        raise OverflowError(f"{name} takes numbers of 64 bits, got {value}")
-    return [word]
+        ctypes.CFUNCTYPE(ctypes.c_int32)(self.address)(*words, *map(ctypes.c_int64, numbers))
 
 
 class Kernel:
@@ -191,9 +188,9 @@ class Kernel:
         self.fills, self.over, self.whole = fills, over, whole
         self.__doc__ = function.__doc__
         whole = inspect.signature(function)
-        self.parameters = [p for p in whole.parameters.values() if p.name not in _SHARE]
+        self.parameters = [p for p in whole.parameters.values() if p.name not in SHARE]
         self.__signature__ = whole.replace(parameters=self.parameters)
-        self.share = tuple(name for name in _SHARE if name in whole.parameters)
+        self.share = tuple(name for name in SHARE if name in whole.parameters)
         self._bodies = {}
 
     @functools.cached_property
@@ -217,7 +214,7 @@ class Kernel:
         with compiling.one_at_a_time():
             if dtype not in self._bodies:
                 kinds = (*self.types(dtype), *[types.int64] * len(self.share))
-                found = compiled_for(kinds, self.function, f"{self.name}.{dtype}", wait)
+                found = compiled_for(kinds, self.function, f"{self.name}.{dtype}", wait, entered=True)
                 if found is None:
                     return None
                 self._bodies[dtype] = found

@@ -22,117 +22,120 @@ part. What is written and read within a launch only need not be there for all ex
 worker's own, with room for as many examples as it takes at a time.
 """
 
-import functools
 import inspect
 import platform
 import time
 
 import numba
+import numpy as np
 from llvmlite import binding, ir
 from numba import prange, types
 from numba.core import cgutils
 from numba.core.extending import intrinsic, models, register_model
 
-from nbnn.kernels.bodies import cell_of
-from nbnn.kernels.jit import Space, compiled_for, inlined
+from nbnn.kernels import names
+from nbnn.kernels.bodies import AXIS, CELL_HEAD, COUNT, EACH, INTENSITY, LEAST, cell_at, cell_of, supply
+from nbnn.kernels.entry import ARGUMENTS, CELL, GRAIN, ITEMS, RUN
+from nbnn.kernels.jit import compiled_for, inlined
 
 # Bytes of all arrays times `intensity`: below this a launch over all cores costs more than it saves. Measured: a launch
 # takes 2-5 us, in which one core moves about 64 KiB.
 SERIAL_BELOW = 1 << 17
 _I64, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
 
-_RUN = ir.FunctionType(ir.VoidType(), [_BYTES, *[_I64] * 4])  # arguments, first, last, worker, the first example
-# A kernel and its arguments: the address of its runner (0: no kernel, the next number says how many items go through
-# together), the address of the block, items, cost, grain.
-_WORK = types.UniTuple(types.int64, 5)
-WORDS = 4  # of a kernel in the table of a launch: its runner, its arguments, its items, its grain
-
 
 class View(types.Type):
-    """An array of a step: the address of a block of its data's address, its bytes, its shape and its strides. Smaller
-    than Numba's arrays, which are eleven numbers that every use of them would copy: a step compiles twice as fast."""
-
-    kind = "view"
+    """An array of a step: the address of its block (see `entry.py`). Smaller than Numba's arrays, which are eleven
+    numbers that every use of them would copy: a step compiles twice as fast."""
 
     def __init__(self, dtype, ndim):
-        super().__init__(name=f"{self.kind}({dtype}, {ndim})")
+        super().__init__(name=f"view({dtype}, {ndim})")
         self.dtype, self.ndim = dtype, ndim
 
-    def word(self, builder, value, place):
-        """One number of the block."""
-        return builder.load(builder.gep(value, [_I64(place)]))
 
-    def address(self, builder, value, worker, origin):
-        """Where the data is, for this worker, which takes examples from `origin` on."""
-        return self.word(builder, value, 0)
-
-    def array(self, context, builder, value, worker, origin):
-        """The array as Numba's kernels take it."""
-        array = context.make_array(types.Array(self.dtype, self.ndim, "A"))(context, builder)
-        shape, strides = ([self.word(builder, value, 2 + k * self.ndim + i) for i in range(self.ndim)] for k in (0, 1))
-        data = builder.inttoptr(
-            self.address(builder, value, worker, origin), context.get_value_type(self.dtype).as_pointer()
-        )
-        itemsize = _I64(self.dtype.bitwidth // 8)
-        context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=itemsize, meminfo=None)
-        return array._getvalue()
-
-
-class Own(View):
-    """An array of each worker's own: what would be example `origin` lies where its room begins. The last number of the
-    block says how far the rooms are apart."""
-
-    kind = "own"
-
-    def address(self, builder, value, worker, origin):
-        data, step, apart = (self.word(builder, value, k) for k in (0, 2 + self.ndim, 2 + 2 * self.ndim))
-        return builder.add(data, builder.sub(builder.mul(worker, apart), builder.mul(origin, step)))
-
-
-@register_model(Own)
 @register_model(View)
 class _ViewModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
-        super().__init__(manager, kind, _I64.as_pointer())
+        super().__init__(manager, kind, _I64)
+
+
+def _table(builder, words):
+    """The address of a table on the stack of these words, LLVM's values or plain numbers, which are written at once."""
+    known = [w if isinstance(w, int) else 0 for w in words]
+    kind = ir.ArrayType(_I64, len(words))
+    with builder.goto_entry_block():
+        table = builder.alloca(kind)
+    builder.store(ir.Constant(kind, [_I64(w) for w in known]), table)
+    for place, value in enumerate(words):
+        if not isinstance(value, int):
+            builder.store(value, builder.gep(table, [_I64(0), _I64(place)]))
+    return builder.ptrtoint(table, _I64)
+
+
+def _field(context, builder, kind, array, name):
+    """One of the numbers of an array of Numba's."""
+    return builder.extract_value(array, context.data_model_manager[kind].get_field_position(name))
+
+
+def _sides(builder, kind, value):
+    """The numbers of a tuple, those that are written in the text as such."""
+    return [
+        one.literal_value if isinstance(one, types.Literal) else builder.extract_value(value, k)
+        for k, one in enumerate(kind.types)
+    ]
+
+
+def _times(builder, number, factor):
+    return number * factor if isinstance(number, int) else builder.mul(number, _I64(factor))
 
 
 def _emit_view(context, builder, sig, args):
-    source = context.make_array(sig.args[0])(context, builder, args[0])
-    size = _I64(sig.args[0].dtype.bitwidth // 8)
-    shape, strides = (cgutils.unpack_tuple(builder, args[k]) for k in (2, 3))
-    data = builder.ptrtoint(builder.gep(source.data, [args[1]]), _I64)
-    steps = [builder.mul(s, size) for s in (*strides, *args[4:])]
-    words = [data, functools.reduce(builder.mul, shape, size), *shape, *steps]
-    block = cgutils.alloca_once(builder, _I64, size=len(words))
-    for place, word in enumerate(words):
-        builder.store(word, builder.gep(block, [_I64(place)]))
-    return block
+    arena, _, *dims = sig.args
+    size = arena.dtype.bitwidth // 8
+    data = builder.gep(_field(context, builder, arena, args[0], "data"), [args[1]])
+    shape, strides = (_sides(builder, kind, value) for kind, value in zip(dims[:2], args[2:4], strict=True))
+    steps = [_times(builder, step, size) for step in strides]
+    own = [steps[0], builder.mul(args[4], _I64(size))] if len(args) > 4 else [0, 0]
+    return _table(builder, [builder.ptrtoint(data, _I64), *shape, *steps, *own])
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def view(typing, arena, start, shape, strides):
     """The array of that shape and those strides (in elements) which begins at arena[start]."""
-    dims = types.UniTuple(types.int64, len(shape))
-    return View(arena.dtype, len(shape))(arena, types.int64, dims, dims), _emit_view
+    return View(arena.dtype, len(shape))(arena, types.int64, shape, strides), _emit_view
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def own(typing, arena, start, shape, strides, apart):
     """The same for each worker, their rooms so many elements apart, for the examples that it takes at a time."""
-    dims = types.UniTuple(types.int64, len(shape))
-    return Own(arena.dtype, len(shape))(arena, types.int64, dims, dims, types.int64), _emit_view
+    return View(arena.dtype, len(shape))(arena, types.int64, shape, strides, types.int64), _emit_view
+
+
+@intrinsic(prefer_literal=True)
+def slots(typing, n, share, most):
+    """How many partial sums n examples are cut into, each of at least `share`: at least one, at most `most`."""
+
+    def emit(context, builder, sig, args):
+        def choose(test, a, b):
+            return builder.select(builder.icmp_signed(test, a, b), a, b)
+
+        return choose("<", choose(">", builder.udiv(*args[:2]), _I64(1)), args[2])
+
+    return types.int64(types.int64, types.int64, types.int64), emit
 
 
 def bind(kernel, dtype):
-    """The function that a compiled step calls for work for a launch: this kernel in that dtype with arguments."""
+    """The function that a compiled step calls for work for a launch: this kernel in that dtype with arguments. It gives
+    the address of their table."""
     wanted, cell = kernel.types(dtype), cell_of(kernel, dtype)
 
     def work(typing, *args):
         def emit(context, builder, sig, args):
-            body = (*wanted, *[types.int64] * len(kernel.share))
-            return _emit_work(context, builder, kernel, body, cell, sig.args, args)
+            place = builder.module.globals.get(cell) or ir.GlobalVariable(builder.module, _I64, cell)
+            words = [_argument(context, builder, *pair) for pair in zip(sig.args, args, strict=True)]
+            return _table(builder, [builder.ptrtoint(place, _I64), 0, 1, *words])
 
-        return _WORK(*(a if isinstance(a, View) else w for a, w in zip(args, wanted, strict=True))), emit
+        return types.int64(*(a if isinstance(a, View) else w for a, w in zip(args, wanted, strict=True))), emit
 
     work.__name__ = kernel.name
     words = [
@@ -143,29 +146,13 @@ def bind(kernel, dtype):
     return intrinsic(work)
 
 
-def _emit_work(context, builder, kernel, body, cell, kinds, values):
-    """Pack the arguments of a kernel; `body` are the types of its body's, which is called through the cell."""
-    block_type = ir.LiteralStructType([context.get_value_type(k) for k in kinds])
-    run = _runner(context, builder.module, body, cell, kinds, block_type)
-    block = cgutils.alloca_once(builder, block_type)
-    size = _I64(0)
-    for position, (parameter, kind, value) in enumerate(zip(kernel.parameters, kinds, values, strict=True)):
-        builder.store(value, cgutils.gep_inbounds(builder, block, 0, position))
-        if isinstance(kind, View):
-            total, count = kind.word(builder, value, 1), functools.partial(kind.word, builder, value, 2 + kernel.axis)
-        elif isinstance(kind, types.Array):
-            array = context.make_array(kind)(context, builder, value)
-            total = builder.mul(array.nitems, array.itemsize)
-            count = functools.partial(builder.extract_value, array.shape, kernel.axis)
-        else:
-            total, count = _I64(0), functools.partial(builder.add, value, _I64(0))
-        if not isinstance(parameter.annotation, Space):
-            size = builder.add(size, total)
-        if parameter.name == kernel.each:
-            items = count()
-    cost = builder.mul(size, _I64(kernel.intensity))
-    numbers = [builder.ptrtoint(run, _I64), builder.ptrtoint(block, _I64), items, cost, _I64(kernel.grain)]
-    return cgutils.pack_array(builder, numbers)
+def _argument(context, builder, kind, value):
+    """The word of an argument."""
+    if isinstance(kind, types.Array):
+        data = builder.ptrtoint(_field(context, builder, kind, value, "data"), _I64)
+        dims = (_field(context, builder, kind, value, name) for name in ("shape", "strides"))
+        return _table(builder, [data, *(n for each in dims for n in cgutils.unpack_tuple(builder, each)), 0, 0])
+    return value if value.type == _I64 else builder.bitcast(value, _I64)
 
 
 @intrinsic
@@ -173,107 +160,52 @@ def deep(typing, together):
     """In a launch: what follows goes through together, so many items at a time."""
 
     def emit(context, builder, sig, args):
-        return cgutils.pack_array(builder, [_I64(0), args[0], _I64(0), _I64(0), _I64(1)])
+        return _table(builder, [0, args[0]])
 
-    return _WORK(types.int64), emit
+    return types.int64(types.int64), emit
+
+
+PLAIN, SHARES, BESIDE = range(3)  # ways to launch
+
+
+def _emit_launch(way):
+    def emit(context, builder, sig, args):
+        works = cgutils.unpack_tuple(builder, args[-1])
+        threads = builder.load(_threads(builder.module))
+        units = args[:2] if way == SHARES else (_I64(0), _I64(0))
+        words = [_table(builder, works), _I64(len(works)), _I64(way), *units, threads]
+        _call_engine(context, builder, "nbnn.go", words)
+        return context.get_dummy_value()
+
+    return emit
 
 
 @intrinsic
 def launch(typing, *works):
     """Run kernels over their items, which must be the same for all of them."""
-
-    def emit(context, builder, sig, args):
-        return _emit_launch(context, builder, cgutils.unpack_tuple(builder, args[0]))
-
-    return types.void(types.StarArgUniTuple(_WORK, len(works))), emit
+    return types.void(types.StarArgUniTuple(types.int64, len(works))), _emit_launch(PLAIN)
 
 
 @intrinsic
 def launch_shares(typing, units, examples, *works):
     """Run kernels over their items, unit by unit: a unit is the same share of the items of each."""
-
-    def emit(context, builder, sig, args):
-        return _emit_launch(context, builder, cgutils.unpack_tuple(builder, args[2]), *args[:2])
-
-    return types.void(types.int64, types.int64, types.StarArgUniTuple(_WORK, len(works))), emit
+    given = types.StarArgUniTuple(types.int64, len(works))
+    return types.void(types.int64, types.int64, given), _emit_launch(SHARES)
 
 
 @intrinsic
 def launch_beside(typing, *works):
     """Run kernels that do not need each other, each over its own items."""
-
-    def emit(context, builder, sig, args):
-        return _emit_launch(context, builder, cgutils.unpack_tuple(builder, args[0]), beside=True)
-
-    return types.void(types.StarArgUniTuple(_WORK, len(works))), emit
-
-
-def _emit_launch(context, builder, works, units=None, examples=None, beside=False):
-    table = cgutils.alloca_once(builder, ir.ArrayType(ir.ArrayType(_I64, WORDS), len(works)))
-    items, cost, grain = _I64(0), _I64(0), _I64(1)
-    for k, work in enumerate(works):
-        run, block, count, size, least = (builder.extract_value(work, i) for i in range(5))
-        for i, word in enumerate((run, block, count, least if beside else _I64(1))):
-            builder.store(word, cgutils.gep_inbounds(builder, table, 0, k, i))
-        if beside:
-            count = builder.sdiv(builder.add(count, builder.sub(least, _I64(1))), least)
-        items = builder.select(builder.icmp_signed(">", count, items), count, items)
-        grain = builder.select(builder.icmp_signed(">", least, grain), least, grain)
-        cost = builder.add(cost, size)
-    threads = builder.load(_threads(builder.module))
-    if beside:  # a unit for each worker
-        units = examples = builder.select(builder.icmp_signed("<", threads, items), threads, items)
-        grain = _I64(1)
-    elif units is None:
-        units = examples = items
-    else:
-        grain = _I64(1)
-    large = builder.icmp_signed(">=", cost, _I64(SERIAL_BELOW))
-    several = builder.icmp_signed(">", units, grain)
-    shared = builder.and_(builder.and_(large, several), builder.icmp_signed(">", threads, _I64(1)))
-    with builder.if_else(shared) as (parallel, serial):
-        for branch, name, words in (
-            (parallel, "nbnn.launch", (units, examples, grain, threads)),
-            (serial, "nbnn.walk", (_I64(0), units, units, examples, _I64(0))),
-        ):
-            with branch:
-                _call_engine(context, builder, name, [builder.ptrtoint(table, _I64), _I64(len(works)), *words])
-    return context.get_dummy_value()
+    return types.void(types.StarArgUniTuple(types.int64, len(works))), _emit_launch(BESIDE)
 
 
 def _call_engine(context, builder, name, words):
-    """Call what `start_engine` has given this name."""
-    kinds = (types.int64,) * len(words)
-    function_type = context.call_conv.get_function_type(types.void, kinds)
+    """Call what `start_engine` has given this name; nothing goes wrong there."""
+    function_type = context.call_conv.get_function_type(types.void, (types.int64,) * len(words))
     function = cgutils.get_or_insert_function(builder.module, function_type, name)
-    context.call_conv.call_function(builder, function, types.void, kinds, words)
-
-
-def _runner(context, module, body, cell, kinds, block_type):
-    """run(block, first, last, worker, origin): take the arguments out of the block and call the compiled body."""
-    letters = ("o" if isinstance(kind, Own) else "v" if isinstance(kind, View) else "a" for kind in kinds)
-    name = f"run.{cell}.{''.join(letters)}"
-    if name in module.globals:
-        return module.globals[name]
-    run = ir.Function(module, _RUN, name)
-    run.linkage = "linkonce_odr"
-    builder = ir.IRBuilder(run.append_basic_block())
-    block = builder.bitcast(run.args[0], block_type.as_pointer())
-    values = [builder.load(cgutils.gep_inbounds(builder, block, 0, i)) for i in range(len(kinds))]
-    values = [
-        kind.array(context, builder, value, *run.args[3:]) if isinstance(kind, View) else value
-        for kind, value in zip(kinds, values, strict=True)
-    ]
-    values += run.args[1 : 1 + len(body) - len(kinds)]
-    pointer = context.call_conv.get_function_type(types.void, body).as_pointer()
-    place = module.globals.get(cell) or ir.GlobalVariable(module, pointer, cell)
-    status, _ = context.call_conv.call_function(builder, builder.load(place), types.void, body, values)
-    if numba.config.BOUNDSCHECK:  # nobody could be told of an index out of range, so the process ends
-        with cgutils.if_unlikely(builder, status.is_error):
-            trap = ir.FunctionType(ir.VoidType(), [])
-            builder.call(cgutils.get_or_insert_function(module, trap, "llvm.trap"), [])
-    builder.ret_void()
-    return run
+    with builder.goto_entry_block():
+        nothing = [builder.alloca(kind.pointee) for kind in function_type.args[:2]]
+    builder.call(function, [*nothing, *words])
 
 
 def _threads(module):
@@ -316,9 +248,13 @@ def call(typing, function, *words):
 
 
 @intrinsic
-def _run(typing, function, block, first, last, worker, origin):
+def _run(typing, function, work, first, last, worker, origin):
     def emit(context, builder, sig, args):
-        builder.call(builder.inttoptr(args[0], _RUN.as_pointer()), [builder.inttoptr(args[1], _BYTES), *args[2:]])
+        status = builder.call(builder.inttoptr(args[0], RUN.as_pointer()), args[1:])
+        if numba.config.BOUNDSCHECK:  # nobody could be told of an index out of range, so the process ends
+            with cgutils.if_unlikely(builder, builder.icmp_signed("!=", status, status.type(0))):
+                trap = ir.FunctionType(ir.VoidType(), [])
+                builder.call(cgutils.get_or_insert_function(builder.module, trap, "llvm.trap"), [])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), emit
@@ -332,6 +268,17 @@ def _word(typing, table, place):
         return builder.load(builder.gep(builder.inttoptr(args[0], _I64.as_pointer()), [args[1]]))
 
     return types.int64(types.int64, types.int64), emit
+
+
+@intrinsic
+def _put(typing, table, place, value):
+    """Write it."""
+
+    def emit(context, builder, sig, args):
+        builder.store(args[2], builder.gep(builder.inttoptr(args[0], _I64.as_pointer()), [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), emit
 
 
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -378,35 +325,41 @@ def beginning(unit, units, items, grain):
 
 
 def _walk(table, count, begin, end, units, examples, worker):
-    """Take units begin ... end - 1 through the kernels of a table, each stretch of them `together` units at a time."""
+    """Take units begin ... end - 1 through the works of a table, each stretch of them `together` units at a time."""
     k, together, denormals = 0, max(end - begin, 1), flush_denormals()
     while k < count:
-        if _word(table, WORDS * k) == 0:
-            together = _word(table, WORDS * k + 1)
+        if _word(_word(table, k), CELL) == 0:
+            together = _word(_word(table, k), ITEMS)
             k += 1
         stop = k + 1
-        while stop < count and _word(table, WORDS * stop) != 0:
+        while stop < count and _word(_word(table, stop), CELL) != 0:
             stop += 1
         for unit in range(begin, end, together):
             beyond, origin = min(unit + together, end), unit * examples // units
             for j in range(k, stop):
-                at = WORDS * j
-                items, grain = _word(table, at + 2), _word(table, at + 3)
+                work = _word(table, j)
+                items, grain = _word(work, ITEMS), _word(work, GRAIN)
                 first, last = beginning(unit, units, items, grain), beginning(beyond, units, items, grain)
-                _run(_word(table, at), _word(table, at + 1), first, last, worker, origin)
+                _run(_word(_word(work, CELL), 0), work, first, last, worker, origin)
         k = stop
     restore_denormals(denormals)
 
 
-@intrinsic
-def _walk_by_name(typing, *words):
-    """`_walk`, already compiled: the one parallel function has little to compile."""
+def _by_name(name):
+    """What `start_engine` has compiled under that name: its callers have little to compile."""
 
-    def emit(context, builder, sig, args):
-        _call_engine(context, builder, "nbnn.walk", cgutils.unpack_tuple(builder, args[0]))
-        return context.get_dummy_value()
+    @intrinsic
+    def call_it(typing, *words):
+        def emit(context, builder, sig, args):
+            _call_engine(context, builder, name, cgutils.unpack_tuple(builder, args[0]))
+            return context.get_dummy_value()
 
-    return types.void(types.StarArgUniTuple(types.int64, len(words))), emit
+        return types.void(types.StarArgUniTuple(types.int64, len(words))), emit
+
+    return call_it
+
+
+_walk_by_name, _launch_by_name = _by_name("nbnn.walk"), _by_name("nbnn.launch")
 
 
 def _launch(table, count, units, examples, grain, threads):
@@ -418,18 +371,66 @@ def _launch(table, count, units, examples, grain, threads):
         _walk_by_name(table, count, first, last, units, examples, worker)
 
 
+def _go(table, count, way, units, examples, threads):
+    """Count the items and the cost of the works of a table, and take them through: in this thread or in all."""
+    items, cost, grain = 0, 0, 1
+    for k in range(count):
+        work = _word(table, k)
+        cell = _word(work, CELL)
+        if cell == 0:
+            continue
+        size, arguments = 0, _word(cell, COUNT)
+        for j in range(arguments):
+            total = _word(cell, CELL_HEAD + arguments + j)
+            if total != 0:  # an array that counts
+                block = _word(work, ARGUMENTS + j)
+                for side in range(_word(cell, CELL_HEAD + j)):
+                    total *= _word(block, 1 + side)
+                size += total
+        cost += size * _word(cell, INTENSITY)
+        least, axis, mine = _word(cell, LEAST), _word(cell, AXIS), _word(work, ARGUMENTS + _word(cell, EACH))
+        if axis >= 0:
+            mine = _word(mine, 1 + axis)
+        _put(work, ITEMS, mine)
+        if way == BESIDE:
+            _put(work, GRAIN, least)
+            mine = (mine + least - 1) // least
+        items, grain = max(items, mine), max(grain, least)
+    if way == PLAIN:
+        units = examples = items
+    else:
+        grain = 1
+    if way == BESIDE:  # a unit for each worker
+        units = examples = min(threads, items)
+    if cost >= SERIAL_BELOW and units > grain and threads > 1:
+        _launch_by_name(table, count, units, examples, grain, threads)
+    else:
+        _walk_by_name(table, count, 0, units, units, examples, 0)
+
+
 def start_engine():
-    """Compile or load the launch and give it its name; once per process, before a step is loaded."""
+    """Compile or load the launch and give its parts their names; once per process, before a step is loaded."""
     if not _engine:
-        walk = compiled_for([types.int64] * 7, _walk, "walk")
-        binding.add_symbol("nbnn.walk", walk.address)  # which the launch calls
-        launch = compiled_for([types.int64] * 6, _launch, "launch", parallel=True)
-        binding.add_symbol("nbnn.launch", launch.address)
+        for function, words, options in ((_walk, 7, {}), (_launch, 6, {"parallel": True}), (_go, 6, {})):
+            name = function.__name__[1:]
+            _engine[name] = compiled_for([types.int64] * words, function, name, **options)
+            binding.add_symbol(f"nbnn.{name}", _engine[name].address)  # by which the next one finds it
         numba.get_num_threads()  # makes Numba choose its threading layer; a launch would end a forked child
-        _engine.update(walk=walk, launch=launch)
 
 
 _engine: dict = {}
+
+
+def launch_alone(name, dtype, values, threads):
+    """Launch a kernel from Python."""
+    kernel = names()[name]
+    start_engine()
+    body = kernel.body(dtype)
+    work, kept = body.work(values, cell_at(kernel, dtype))
+    supply()
+    table = np.array([work.ctypes.data])
+    _engine["go"](table.ctypes.data, 1, PLAIN, 0, 0, threads)
+    del kept
 
 
 def launches_share_state() -> bool:

@@ -46,9 +46,9 @@ def _run(twin: Model, x: np.ndarray, given: np.ndarray | None, rows: np.ndarray)
     """The step, and the losses of its examples."""
     if given is None:
         twin._make_room(len(rows))
-        twin._step("predict", *twin._predict_arguments(x, rows))
+        twin._call("predict", twin._predict_arguments(x, rows))
         return np.zeros(0)
-    twin._step("gradients", *twin._gradient_arguments(1, x, given, rows, np.zeros(1)))
+    twin._call("gradients", twin._gradient_arguments(1, x, given, rows, np.zeros(1)))
     return twin._losses[: len(rows)]
 
 

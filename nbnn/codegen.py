@@ -8,7 +8,7 @@ text runs jitted on the kernels and plainly on their NumPy references; only its 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nbnn.buffers import Buffer, seen
 from nbnn.kernels.constants import AGE, AVERAGE, BLOCK, RATE, TIME
@@ -40,7 +40,7 @@ GRADIENTS = (*PREDICT[:7], *TARGETS, *ARENAS, "losses", "out", "squares", "seed"
 RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v", "averaged")
 TRAIN = ("net", "steps", "weights", *GRADIENTS, *RULE, "of_weights", "kept", "norms", "skip")
 TRAIN_KERNELS = ("add_l2", "add_total", "average", "clip_norm", "copy", "square_sums", "update")
-WORDS = ("kernels", "max", "min")
+WORDS = ("kernels",)
 FUNCTIONS = ("predict", "gradients")
 
 
@@ -75,17 +75,15 @@ def engine(net: Lowered) -> str:
     return "reference" if net.lanes == 1 else net.dtype
 
 
-def _imports(engine: str, names: Iterable[str], more: Iterable[str] = ()) -> list[str]:
-    words = [f'"{name}"' for name in names]
-    return [
-        "",
-        *more,
-        f"from nbnn.kernels.engine import {engine} as kernels",
-        "",
-        *(textwrap.fill("(" + ", ".join(names) + ")", WIDTH - 11, subsequent_indent=" ") + " = kernels(").splitlines(),
-        *textwrap.wrap(", ".join(words) + ")", WIDTH, initial_indent="    ", subsequent_indent="    "),
-        f"{', '.join(TOOLS)} = kernels.tools",
-    ]
+def _imports(engine: str, names: Sequence[str] = (), more: Iterable[str] = ()) -> list[str]:
+    kernels = []
+    if names:
+        left, right = ", ".join(names), ", ".join(f'"{name}"' for name in names)
+        kernels = textwrap.fill(f"({left})", WIDTH - 11, subsequent_indent=" ").splitlines()
+        kernels[-1] += " = kernels("
+        kernels += textwrap.wrap(f"{right})", WIDTH, initial_indent="    ", subsequent_indent="    ")
+    tools = textwrap.fill(f"({', '.join(TOOLS)}) = kernels.tools", WIDTH, subsequent_indent=" ")
+    return ["", *more, f"from nbnn.kernels.engine import {engine} as kernels", "", *kernels, *tools.splitlines()]
 
 
 def profiled_text(net: Lowered) -> tuple[str, list[str]]:
@@ -106,8 +104,8 @@ def _fold(text: str, hang: str) -> list[str]:
     return [text] if len(text) <= WIDTH else textwrap.wrap(text, WIDTH, subsequent_indent=hang)
 
 
-def _function(name: str, arguments: Iterable[str], doc: str) -> list[str]:
-    return ["@compiled", *_wrap(f"def {name}(", list(arguments), "):", 0), f'    """{doc}"""']
+def _function(name: str, arguments: Iterable[str], doc: str, way: str = "compiled") -> list[str]:
+    return [f"@{way}", *_wrap(f"def {name}(", list(arguments), "):", 0), f'    """{doc}"""']
 
 
 def _wrap(head: str, words: list[str], tail: str, indent: int) -> list[str]:
@@ -209,7 +207,7 @@ def _slots(buffer: Buffer) -> str:
     """How many partial sums a minibatch of n examples is cut into."""
     if buffer.slots == 1:
         return "1"
-    return f"min({'n' if buffer.share == 1 else f'max(n // {buffer.share}, 1)'}, {buffer.slots})"
+    return f"slots(n, {buffer.share}, {buffer.slots})"
 
 
 def _comment(section: Section) -> str:
@@ -250,7 +248,12 @@ def _gradients(net: Lowered, *, ticks: bool = False) -> tuple[list[str], list[st
         writer.lines += ["", "    out[0] = 0.0", "    launch(add_total(losses, 1.0 / n, out))"]
     _trust(writer)
     lines = [
-        *_function("gradients", arguments, "Gather a minibatch, forward, loss into out[0], backward into grads."),
+        *_function(
+            "gradients",
+            arguments,
+            "Gather a minibatch, forward, loss into out[0], backward into grads.",
+            "called" if ticks else "compiled",
+        ),
         "    allow_threads(threads)",
         *writer.lines,
     ]
@@ -271,6 +274,15 @@ def _trust(writer: _Writer) -> None:
             writer.lines.append(f"    launch(trust({', '.join(lengths)}, {limit}, {sums}))")
 
 
+def caller_text(engine: str) -> str:
+    """The module by which Python calls the functions of any net."""
+    lines = ['"""How Python calls the functions of a net, whichever it is."""', *_imports(engine)]
+    for name, words in (("predict", PREDICT), ("gradients", GRADIENTS)):
+        head = _function(name, ("net", *words), f"The `{name}` of a net.", "called")
+        lines += ["", "", *head, *_wrap("call(net, ", list(words), ")", 4)]
+    return "\n".join(lines) + "\n"
+
+
 def train_text(engine: str) -> str:
     """The module of `train`. `settings` are those of the update rule; their places are named in
     `kernels/constants.py`."""
@@ -288,6 +300,7 @@ def train_text(engine: str) -> str:
             "train",
             TRAIN,
             "Take `steps` steps; out[k] is the loss of step k, norms[k] a bound of the square of its gradient's norm.",
+            "called",
         ),
         "    allow_threads(threads)",
         "    size = state.shape[0]",

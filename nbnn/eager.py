@@ -4,13 +4,12 @@
     y = run.forward(x, w=w, b=b)
     grads = run.backward(x, dy, w=w, b=b)           # dx, dw, db by these names
 
-An op's own kernel calls, one after the other, each over all threads. A kernel, and the few lines that launch it, are
-compiled once for each dtype and kept; so a new shape costs no compilation.
+An op's own kernel calls, one after the other, each over all threads. A kernel is compiled once for each dtype and kept;
+so a new shape costs no compilation.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -19,44 +18,10 @@ import numpy as np
 from nbnn.arrays import arena, people_view
 from nbnn.buffers import layout, seen, slot_counts
 from nbnn.inputs import as_gathered, still_whole
-from nbnn.kernels.engine import TOOLS
+from nbnn.kernels.constants import CODES
 from nbnn.lower import tensor_array
 from nbnn.op import Array, Call, Form, Op, Shape, call
-from nbnn.step import Step
-
-TEXT = '''"""{name} over all threads."""
-
-from nbnn.kernels.engine import {dtype} as kernels
-
-({name},) = kernels("{name}")
-{tools} = kernels.tools
-
-
-@compiled
-def run(threads, {words}):
-    allow_threads(threads)
-    launch({name}({words}))
-'''
-
-
-class _Launch(Step):
-    """A kernel as one launch, for arrays of any strides."""
-
-    def __init__(self, name: str, dtype: str) -> None:
-        from numba import types
-
-        from nbnn.kernels import names
-
-        kernel = names()[name]
-        words = ", ".join(p.name for p in kernel.parameters)
-        super().__init__(TEXT.format(name=name, dtype=dtype, words=words, tools=", ".join(TOOLS)), jitted=True)
-        self._kinds = (types.int64, *kernel.types(dtype))
-
-    def kinds(self, args: tuple) -> tuple:
-        return self._kinds
-
-
-_launch_of = functools.cache(_Launch)
+from nbnn.step import address, launch_alone, most_threads
 
 
 class _Registers(NamedTuple):
@@ -75,7 +40,7 @@ class _Memory:
         registers = _Registers(lanes_of(dtype), dtype)
         slots = slot_counts(registers, arrays, calls)
         self.dtype, self.arrays = dtype, arrays
-        self.counts = {"n": count, "workers": _launch_of("copy", dtype).most_threads()}
+        self.counts = {"n": count, "workers": most_threads()}
         self.buffers = {
             name: layout(
                 registers, arrays[name], halos.get(name, 0), dense=dense and name == "x", slots=slots.get(name, 0)
@@ -113,15 +78,13 @@ class _Memory:
             self.launch(c.kernel, *map(self.operand, c.operands))
 
     def launch(self, kernel: str, *args: Any) -> None:
-        step = _launch_of(kernel, self.dtype)
-        step("run", step.threads(), *args)
+        launch_alone(kernel, self.dtype, *args)
 
     def put(self, name: str, value: np.ndarray) -> None:
         """Examples as people see them."""
         still_whole(value, name)
         value = as_gathered(value)
-        address, code = _launch_of("gather", self.dtype).data(value)
-        self.launch("gather", address, code, np.arange(len(value)), self.operand(name))
+        self.launch("gather", address(value), CODES[value.dtype.name], np.arange(len(value)), self.operand(name))
 
     def take(self, name: str, shape: Shape) -> np.ndarray:
         out = np.empty((self.counts["n"], *shape), self.dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from nbnn import inputs, rules
 from nbnn.arrays import Arrays, arena, people_view
 from nbnn.buffers import held
-from nbnn.codegen import engine, train_text
+from nbnn.codegen import caller_text, engine, train_text
 from nbnn.compiling import Lock
 from nbnn.graph import Graph
 from nbnn.initial import fill_initial
@@ -104,7 +104,9 @@ class Model:
             graph, dtype=self.dtype, lanes=1 if backend == "numpy" else None, algorithm=algorithm, apart=apart
         )
         self._step = step_of(self.lowered.source, jitted=backend == "numba")
-        self._trainer = step_of(train_text(engine(self.lowered)), jitted=backend == "numba")
+        self._caller, self._trainer = (
+            step_of(text(engine(self.lowered)), jitted=backend == "numba") for text in (caller_text, train_text)
+        )
         kinds = ("params", "grads", "state")
         self._params, self._grads, self._state = self._arenas(*kinds)
         self._sums = np.zeros((2, -(-len(self._grads) // BLOCK)))  # of squares, block by block of the arenas
@@ -162,7 +164,7 @@ class Model:
         """Compile, or read from disk, everything now instead of at first use. Nothing else of the model changes."""
         x = np.zeros((1, *self.graph.input), self.dtype)
         self._make_room(1)
-        self._step.compile("predict", self._predict_arguments(x, np.arange(1)))
+        self._compile("predict", self._predict_arguments(x, np.arange(1)))
         if self.graph.loss is not None:
             given = (
                 np.zeros(1, np.int64)
@@ -171,7 +173,7 @@ class Model:
             )
             memory, rows = rules.Memory(), np.zeros((1, 1), np.int64)
             memory.use("sgd", None, self._params)
-            self._step.compile("gradients", self._gradient_arguments(1, x, given, rows[0], np.zeros(1)))
+            self._compile("gradients", self._gradient_arguments(1, x, given, rows[0], np.zeros(1)))
             self._trainer.compile(
                 "train", self._train_arguments(1, memory, x, given, rows, np.zeros(1), Steps.room(1), 0.0, 0.0, False)
             )
@@ -342,6 +344,16 @@ class Model:
 
     # ---- the compiled step
 
+    def _compile(self, name: str, args: tuple) -> tuple:
+        """Compile a function of the net, and how Python calls it; the arguments for that."""
+        args = (self._step.handle(name, args), *args)
+        self._caller.compile(name, args)
+        return args
+
+    def _call(self, name: str, args: tuple) -> None:
+        """`predict` or `gradients` of the net with these arguments."""
+        self._caller(name, *self._compile(name, args))
+
     def _named(self, kind: str, buffer: np.ndarray) -> Arrays:
         """The arrays in an arena that is laid out like the parameters, their gradients, or the state."""
         found = {}
@@ -406,7 +418,7 @@ class Model:
         scores = np.empty((len(x), *self.graph.output_shape), self.dtype)
         for first in range(0, len(x), self._capacity):
             rows = np.arange(first, min(first + self._capacity, len(x)))
-            self._step("predict", *self._predict_arguments(x, rows))
+            self._call("predict", self._predict_arguments(x, rows))
             start = buffer.start * self._capacity + buffer.halo * (buffer.strides[1] + buffer.strides[2])
             found = np.lib.stride_tricks.as_strided(
                 self._acts[start:], (len(rows), *buffer.shape[1:]), [s * self._acts.itemsize for s in buffer.strides]
@@ -459,7 +471,7 @@ class Model:
     def _gradients(self, x: np.ndarray, given: np.ndarray, rows: np.ndarray) -> float:
         out, state = np.zeros(1), self._state.copy()
         threads = self._step.threads()
-        self._step("gradients", *self._gradient_arguments(threads, x, given, rows, out))
+        self._call("gradients", self._gradient_arguments(threads, x, given, rows, out))
         with np.errstate(over="ignore"):
             found = Steps(out, np.array([np.dot(self._grads, self._grads)], float))
         if np.isfinite(self._grads).all():  # a square that overflows would hurt a rule, nobody else

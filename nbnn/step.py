@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from typing import Any
@@ -32,9 +33,10 @@ class Step:
         self.source, self.jitted = source, jitted
         self._module: Any = None
         self._ready: dict[str, Any] = {}
+        self._addresses: dict[str, int] = {}
 
     def load(self) -> Any:
-        """The module of the text; the kernels that it names begin to be compiled."""
+        """The module of the text; what compiles next waits for its kernels as well."""
         with compiling.one_at_a_time():
             if self._module is None:
                 if self.jitted:
@@ -59,8 +61,11 @@ class Step:
         function = self._function(name, args)
         if not self.jitted:
             return function
-        (only,) = function.overloads.values()
-        return only.library.get_pointer_to_function(only.fndesc.llvm_func_name)
+        if name not in self._addresses:
+            from nbnn.kernels.jit import Code
+
+            self._addresses[name] = Code(function).address
+        return self._addresses[name]
 
     def _function(self, name: str, args: tuple) -> Any:
         if name not in self._ready:
@@ -72,8 +77,10 @@ class Step:
     def _compile(self, name: str, args: tuple) -> Any:
         function = getattr(self.load(), name)
         if self.jitted:
+            from nbnn.kernels.bodies import send_for_help
             from nbnn.kernels.jit import keep
 
+            send_for_help()
             with compiling.numba_folder(self._module.__name__):
                 keep(function)
                 function.compile(self.kinds(args))
@@ -91,30 +98,52 @@ class Step:
         if not self.jitted:
             with np.errstate(all="ignore"):  # as silent as the jitted step; the model says what was not finite
                 return function(*args)
-        from nbnn.kernels.launch import launches_share_state
-
-        if launches_share_state():
-            with _one_at_a_time:
-                return function(*args)
-        return function(*args)
+        with _launching():
+            return function(*args)
 
     def threads(self) -> int:
-        """How many threads a launch may use: as many as Numba was told in this thread, but no more than there are cores
-        for this process; one in a forked child."""
-        if not self.jitted or forks:
-            return 1
-        import numba
-
-        return min(numba.get_num_threads(), cores())
+        """How many threads a launch may use now."""
+        return threads() if self.jitted else 1
 
     def most_threads(self) -> int:
         """More than this `threads` never says."""
-        if not self.jitted:
-            return 1
-        import numba
-
-        return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        return most_threads() if self.jitted else 1
 
     def data(self, x: np.ndarray) -> tuple[Any, int]:
         """An array as the gather kernel takes it: its address, or for the reference the array itself."""
-        return (x.__array_interface__["data"][0] if self.jitted else x), CODES[x.dtype.name]
+        return (address(x) if self.jitted else x), CODES[x.dtype.name]
+
+
+def launch_alone(name: str, dtype: str, *args: Any) -> None:
+    """Run a kernel over all its items and threads, with no step around it."""
+    from nbnn.kernels.launch import launch_alone
+
+    with _launching():
+        launch_alone(name, dtype, args, threads())
+
+
+def _launching() -> contextlib.AbstractContextManager:
+    """Held while anything is launched."""
+    from nbnn.kernels.launch import launches_share_state
+
+    return _one_at_a_time if launches_share_state() else contextlib.nullcontext()
+
+
+def threads() -> int:
+    """As many as Numba was told in this thread, but no more than there are cores for this process; one in a forked
+    child."""
+    if forks:
+        return 1
+    import numba
+
+    return min(numba.get_num_threads(), cores())
+
+
+def most_threads() -> int:
+    import numba
+
+    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+def address(x: np.ndarray) -> int:
+    return int(x.__array_interface__["data"][0])

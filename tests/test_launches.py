@@ -98,7 +98,7 @@ from nbnn.kernels.engine import {engine} as kernels
 turn, square_sums, add_slots = kernels("turn", "square_sums", "add_slots")
 {tools} = kernels.tools
 
-@compiled
+@called
 def run(threads, a, b, sums):
     allow_threads(threads)
     w, turned = view(a, 0, (3, 130, 83), (11440, 88, 1)), view(b, 0, (3, 83, 130), (11288, 136, 1))

@@ -40,6 +40,7 @@ from nbnn import lower as lowering
 from nbnn.buffers import held
 from nbnn.kernels import names
 from nbnn.kernels.constants import BLOCK
+from nbnn.kernels.engine import TOOLS, reference
 from nbnn.lower import PASSES, lower
 from nbnn.memory import HELD
 from nbnn.op import Call, Form
@@ -205,6 +206,7 @@ def test_nobody_reads_what_another_array_has_overwritten(graph, dtype, lanes):
 def test_no_view_leaves_its_buffer(graph, dtype, lanes):
     """Every view in the text, for a full and for a small minibatch, lies inside an array of the plan."""
     net = lower(graph, dtype=dtype, lanes=lanes)
+    slots = dict(zip(TOOLS, reference.tools, strict=True))["slots"]
     calls = [
         c for c in ast.walk(ast.parse(net.source)) if isinstance(c, ast.Call) and ast.unparse(c.func) in ("view", "own")
     ]
@@ -212,7 +214,7 @@ def test_no_view_leaves_its_buffer(graph, dtype, lanes):
     for call, (n, cap, threads) in itertools.product(calls, [(1, 1, 1), (3, 7, 2), (40, 40, 5)]):
         arena = ast.unparse(call.args[0])
         own = held(net, cap) if ast.unparse(call.func) == "own" else n  # so many examples come through at a time
-        known = {"n": own, "cap": cap, "min": min, "max": max, "threads": threads, "held": held(net, cap)}
+        known = {"n": own, "cap": cap, "slots": slots, "threads": threads, "held": held(net, cap)}
         start, shape, strides, *apart = (eval(ast.unparse(a), {}, known) for a in call.args[1:])
         assert apart in ([], [net.sizes["own_acts"] * held(net, cap)])
         assert min(shape) >= 1

@@ -1,0 +1,101 @@
+"""How a compiled kernel is entered: by one address, whatever its arguments are.
+
+    run(work, first, last, worker, origin)
+
+`work` is a table of 64-bit words, three that the launch fills and one for each argument: a number as it is, or the
+address of an array's block. Such a block has the address of the data, the shape, the strides in bytes, and two numbers
+for an array of each worker's own: how far examples are apart, and how far the rooms of workers are; then what would be
+example `origin` lies where the room begins. Both are 0 elsewhere.
+
+What compiles a step writes these tables; so does `called`, for Python.
+"""
+
+import ctypes
+import functools
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+CELL, ITEMS, GRAIN, ARGUMENTS = range(4)  # words of a work: its kernel's cell, its items, the fewest that go together
+SHARE = ("first", "last", "worker")  # what the launch supplies
+_I64 = ir.IntType(64)
+RUN = ir.FunctionType(ir.IntType(32), [_I64] * 5)
+
+
+def word(builder, address, place):
+    """A number of a table, which is given by its address."""
+    return builder.load(builder.gep(builder.inttoptr(address, _I64.as_pointer()), [_I64(place)]))
+
+
+def name_of(fndesc):
+    return f"run.{fndesc.llvm_func_name}"
+
+
+def add_entry(context, kernel, fndesc):
+    """Write `run` beside the function that is the compiled kernel. It hands over what Numba's rules want: where to put
+    the result and where the error, then each argument, an array as its many numbers."""
+    kernel.attributes.add("noinline")  # its code is there once
+    run = ir.Function(kernel.module, RUN, name_of(fndesc))
+    builder = ir.IRBuilder(run.append_basic_block())
+    work, *share, origin = run.args
+    words = [builder.alloca(kind.pointee) for kind in kernel.function_type.args[:2]]
+    count = sum(name not in SHARE for name in fndesc.args)
+    for k, kind in enumerate(fndesc.argtypes[:count]):
+        value = word(builder, work, ARGUMENTS + k)
+        if isinstance(kind, types.Array):
+            words += _numbers(context, builder, kind, value, share[2], origin)
+        else:
+            words.append(value if kind == types.int64 else builder.bitcast(value, context.get_value_type(kind)))
+    builder.ret(builder.call(kernel, [*words, *share[: len(fndesc.argtypes) - count]]))
+
+
+def _numbers(context, builder, kind, block, worker, origin):
+    """An array as nobody's property: how many numbers, the bytes of one, the address, shape, strides."""
+    itemsize, nobody = _I64(kind.dtype.bitwidth // 8), ir.IntType(8).as_pointer()(None)
+    data, *sides, step, apart = (word(builder, block, k) for k in range(2 * kind.ndim + 3))
+    data = builder.add(data, builder.sub(builder.mul(worker, apart), builder.mul(origin, step)))
+    data = builder.inttoptr(data, context.get_value_type(kind.dtype).as_pointer())
+    return [nobody, nobody, functools.reduce(builder.mul, sides[: kind.ndim]), itemsize, data, *sides]
+
+
+class Entry:
+    """A compiled kernel, which Python can call as well, by a detour of 0.1 ms."""
+
+    def __init__(self, name, kinds, only):
+        self._only = only  # keeps it in memory
+        self._name = name
+        count = sum(word not in SHARE for word in only.fndesc.args)
+        self._kinds, self._share = kinds[:count], kinds[count:]
+        self.address = only.library.get_pointer_to_function(name_of(only.fndesc))
+
+    def __call__(self, *values):
+        """The arguments, then the share."""
+        wanted, count = len(self._kinds) + len(self._share), len(self._kinds)
+        if len(values) != wanted:
+            raise TypeError(f"{self._name} takes {wanted} arguments, got {len(values)}")
+        work, kept = self.work(values[:count], 0)
+        share = *(_given(kind, v, self._name) for kind, v in zip(self._share, values[count:], strict=True)), 0
+        if ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 5)(self.address)(work.ctypes.data, *share[:3], 0):
+            raise IndexError(f"index is out of bounds in {self._name}")  # nothing else goes wrong in a kernel
+        del kept
+
+    def work(self, values, cell):
+        """The table of the kernel with these arguments, and what must be kept as long as it."""
+        words = [_given(kind, value, self._name) for kind, value in zip(self._kinds, values, strict=True)]
+        return np.array([cell, 0, 1, *(w.ctypes.data if isinstance(w, np.ndarray) else w for w in words)]), words
+
+
+def _given(kind, value, name):
+    """The word of an argument, or the block of an array."""
+    if isinstance(kind, types.Array):
+        given = (value.dtype, value.ndim) if isinstance(value, np.ndarray) and value.flags.behaved else None
+        if given != (np.dtype(kind.dtype.name), kind.ndim):
+            got = f"{value.dtype.str}, {value.ndim}" if isinstance(value, np.ndarray) else type(value).__name__
+            raise TypeError(f"{name} wants an aligned, writable array of {kind.dtype}, {kind.ndim} axes; got {got}")
+        return np.array([value.ctypes.data, *value.shape, *value.strides, 0, 0])
+    if kind == types.float64:
+        return int(np.float64(value).view(np.int64))
+    if not -(2**63) <= value < 2**63:
+        raise OverflowError(f"{name} takes numbers of 64 bits, got {value}")
+    return int(value)
