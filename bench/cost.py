@@ -133,9 +133,10 @@ WARM_GOAL = 1.0
 
 def start(options: Options) -> Table:
     peers = ("torch comp", *JAX)
-    columns = {"net": 9, "cold": 6, "warm": 6, "numba": 6, **dict.fromkeys(peers, 10), "verdict": 5}
+    columns = {"net": 9, "cold": 6, "new net": 7, "warm": 6, "numba": 6, **dict.fromkeys(peers, 10), "verdict": 5}
     table = Table(
-        "seconds to the first step: compiled from nothing; from a warm cache, Numba's import apart; peers' first call",
+        "seconds to the first step: compiled from nothing; of a new net of kernels that are there; from a warm cache, "
+        "both without Numba's import; peers' first call",
         columns,
     ).begin()
     for net in [n for n in START_GOALS if n in options.nets]:
@@ -149,6 +150,8 @@ def start(options: Options) -> Table:
                 for _ in range(3):
                     with child("bench.startup:Startup", options, env=env) as one:
                         warm.append(one.ask("first_step", net=net))
+                with child("bench.startup:Startup", options, env=env) as one:
+                    row["new net"] = one.ask("first_step", net=net, another=True)["nbnn"]
             except PeerError as problem:
                 table.note(f"{net}: {problem}")
                 table.add(net=net, verdict=verdict(False))

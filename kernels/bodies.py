@@ -1,8 +1,8 @@
 """Where compiled steps find the bodies of kernels, and how those that are missing are compiled: by several processes.
 
 A step calls a body through a cell, a few words of memory with its address and what a launch must know of it. So a step
-is compiled before the bodies that it calls are there, and while other processes compile them: `cell_of` asks for a
-body, `send_for_help` starts helpers where many are missing, and `supply` compiles or loads what is missing and fills
+is compiled before the bodies that it calls are there, and while other processes compile them: `ask_for` says which,
+`send_for_help` starts helpers where many are missing, and `supply` compiles or loads what is missing and fills
 the cells. Whoever comes first to a kernel compiles it; all others find it on disk.
 """
 
@@ -36,13 +36,16 @@ def cell_of(kernel, dtype):
         if name not in _cells:
             _cells[name] = np.array(_told(kernel, dtype), np.int64)
             binding.add_symbol(name, _cells[name].ctypes.data)
-            _waiting.append((kernel, dtype))
     return name
 
 
-def cell_at(kernel, dtype):
-    """The address of the cell."""
-    return _cells[cell_of(kernel, dtype)].ctypes.data
+def ask_for(function):
+    """Wait for the bodies of the kernels that a function of a step calls."""
+    words = (function.__globals__.get(name) for name in function.__code__.co_names)
+    with compiling.one_at_a_time():
+        for kernel, dtype in [word.body for word in words if hasattr(word, "body")]:
+            if not _cells[cell_of(kernel, dtype)][ADDRESS] and (kernel, dtype) not in _waiting:
+                _waiting.append((kernel, dtype))
 
 
 def _told(kernel, dtype):
@@ -102,6 +105,13 @@ def help_with(words):
                 names()[name].body(dtype, wait=False)
 
 
+def fill(kernel, dtype):
+    """Put the body into its cell, whose address this gives."""
+    cell = _cells[cell_of(kernel, dtype)]
+    cell[ADDRESS] = kernel.body(dtype).address
+    return cell.ctypes.data
+
+
 def supply():
     """Fill the cells of all bodies that are waited for."""
     if not (_waiting or _helpers):
@@ -111,7 +121,7 @@ def supply():
         for kernel, dtype in later:
             kernel.body(dtype)
         for kernel, dtype in _waiting:
-            _cells[f"nbnn.{kernel.name}.{dtype}"][ADDRESS] = kernel.body(dtype).address
+            fill(kernel, dtype)
         _waiting.clear()
         while _helpers:
             _dismiss(_helpers.pop())

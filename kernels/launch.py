@@ -34,7 +34,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic, models, register_model
 
 from nbnn.kernels import names
-from nbnn.kernels.bodies import AXIS, CELL_HEAD, COUNT, EACH, INTENSITY, LEAST, cell_at, cell_of, supply
+from nbnn.kernels.bodies import AXIS, CELL_HEAD, COUNT, EACH, INTENSITY, LEAST, cell_of, fill
 from nbnn.kernels.entry import ARGUMENTS, CELL, GRAIN, ITEMS, RUN
 from nbnn.kernels.jit import compiled_for, inlined
 
@@ -143,7 +143,9 @@ def bind(kernel, dtype):
         *(p.replace(annotation=inspect.Parameter.empty) for p in kernel.parameters),
     ]
     work.__signature__ = inspect.Signature(words)  # Numba reads the number of arguments there
-    return intrinsic(work)
+    found = intrinsic(work)
+    found.body = kernel, dtype
+    return found
 
 
 def _argument(context, builder, kind, value):
@@ -425,9 +427,7 @@ def launch_alone(name, dtype, values, threads):
     """Launch a kernel from Python."""
     kernel = names()[name]
     start_engine()
-    body = kernel.body(dtype)
-    work, kept = body.work(values, cell_at(kernel, dtype))
-    supply()
+    work, kept = kernel.body(dtype).work(values, fill(kernel, dtype))
     table = np.array([work.ctypes.data])
     _engine["go"](table.ctypes.data, 1, PLAIN, 0, 0, threads)
     del kept

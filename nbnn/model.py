@@ -531,7 +531,7 @@ class Model:
         skip: bool,
     ) -> tuple:
         gradients = self._gradient_arguments(threads, x, given, rows, out.losses)
-        self._trainer.load()  # so that its kernels are compiled together with those of the net
+        self._trainer.expect("train")
         net = self._step.handle("gradients", gradients), len(rows), self.lowered.decayed
         rule = memory.code, memory.settings, np.asarray(rates, np.float64), float(reg), float(clip)
         arenas = memory.m, memory.v, memory.averaged

@@ -36,7 +36,7 @@ class Step:
         self._addresses: dict[str, int] = {}
 
     def load(self) -> Any:
-        """The module of the text; what compiles next waits for its kernels as well."""
+        """The module of the text."""
         with compiling.one_at_a_time():
             if self._module is None:
                 if self.jitted:
@@ -45,6 +45,13 @@ class Step:
                     need_jit()
                 self._module = compiling.import_text(self.source, jitted=self.jitted)
             return self._module
+
+    def expect(self, name: str) -> None:
+        """Say that the function will be compiled: the kernels that it calls are compiled with those of others."""
+        if self.jitted and name not in self._ready:
+            from nbnn.kernels.bodies import ask_for
+
+            ask_for(getattr(self.load(), name).py_func)
 
     def compile(self, name: str, args: tuple) -> Any:
         """The function, compiled for arguments of these types, and the kernels that it calls."""
@@ -80,6 +87,7 @@ class Step:
             from nbnn.kernels.bodies import send_for_help
             from nbnn.kernels.jit import keep
 
+            self.expect(name)
             send_for_help()
             with compiling.numba_folder(self._module.__name__):
                 keep(function)
