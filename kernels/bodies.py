@@ -70,6 +70,7 @@ def send_for_help():
     """Start helpers for the bodies that are waited for and not on disk: one for every `SHARE`, as far as cores go and
     where none is at work already."""
     with compiling.one_at_a_time():
+        _helpers[:] = [helper for helper in _helpers if helper.poll() is None]
         missing = [one for one in _waiting if not compiling.is_kept(f"{one[0].name}.{one[1]}")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = min(cores - 1, len(missing) // SHARE) if sys.executable and not _helpers else 0
@@ -105,7 +106,7 @@ def help_with(words):
                 names()[name].body(dtype, wait=False)
 
 
-def fill(kernel, dtype):
+def fill_cell(kernel, dtype):
     """Put the body into its cell, whose address this gives."""
     cell = _cells[cell_of(kernel, dtype)]
     cell[ADDRESS] = kernel.body(dtype).address
@@ -121,7 +122,7 @@ def supply():
         for kernel, dtype in later:
             kernel.body(dtype)
         for kernel, dtype in _waiting:
-            fill(kernel, dtype)
+            fill_cell(kernel, dtype)
         _waiting.clear()
         while _helpers:
             _dismiss(_helpers.pop())

@@ -28,6 +28,11 @@ TOOLS = (
 )
 
 
+def slots(n: int, share: int, most: int) -> int:
+    """How many partial sums n examples are cut into, each of at least `share`: at least one, at most `most`."""
+    return min(max(n // share, 1), most)
+
+
 class Reference:
     """The NumPy functions, called as they are: a step on them can be followed in a debugger."""
 
@@ -44,7 +49,7 @@ class Reference:
             "called": lambda function: function,
             "compiled": lambda function: function,
             "own": _view,
-            "slots": lambda n, share, most: min(max(n // share, 1), most),
+            "slots": slots,
             "view": _view,
         }
         return tuple(words.get(name, _nothing) for name in TOOLS)

@@ -2,23 +2,24 @@
 
     run(work, first, last, worker, origin)
 
-`work` is a table of 64-bit words, three that the launch fills and one for each argument: a number as it is, or the
-address of an array's block. Such a block has the address of the data, the shape, the strides in bytes, and two numbers
-for an array of each worker's own: how far examples are apart, and how far the rooms of workers are; then what would be
-example `origin` lies where the room begins. Both are 0 elsewhere.
+`work` is a table of 64-bit words: the address of the kernel's cell (see `bodies.py`), two that the launch fills, and
+one for each argument, a number as it is or the address of an array's block. Such a block has the address of the data,
+the shape, the strides in bytes, and two numbers for an array of each worker's own: how far examples are apart, and how
+far the rooms of workers are; then what would be example `origin` lies where the room begins. Both are 0 elsewhere.
 
-What compiles a step writes these tables; so does `called`, for Python.
+A compiled step writes these tables on its stack (`launch.py`); `Entry.work` writes one for Python.
 """
 
 import ctypes
 import functools
+import operator
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 
 CELL, ITEMS, GRAIN, ARGUMENTS = range(4)  # words of a work: its kernel's cell, its items, the fewest that go together
-SHARE = ("first", "last", "worker")  # what the launch supplies
+SUPPLIED = ("first", "last", "worker")  # the arguments that come from the launch
 _I64 = ir.IntType(64)
 RUN = ir.FunctionType(ir.IntType(32), [_I64] * 5)
 
@@ -40,7 +41,7 @@ def add_entry(context, kernel, fndesc):
     builder = ir.IRBuilder(run.append_basic_block())
     work, *share, origin = run.args
     words = [builder.alloca(kind.pointee) for kind in kernel.function_type.args[:2]]
-    count = sum(name not in SHARE for name in fndesc.args)
+    count = sum(name not in SUPPLIED for name in fndesc.args)
     for k, kind in enumerate(fndesc.argtypes[:count]):
         value = word(builder, work, ARGUMENTS + k)
         if isinstance(kind, types.Array):
@@ -60,23 +61,28 @@ def _numbers(context, builder, kind, block, worker, origin):
 
 
 class Entry:
-    """A compiled kernel, which Python can call as well, by a detour of 0.1 ms."""
+    """A compiled kernel, which Python can call as well."""
 
     def __init__(self, name, kinds, only):
         self._only = only  # keeps it in memory
         self._name = name
-        count = sum(word not in SHARE for word in only.fndesc.args)
-        self._kinds, self._share = kinds[:count], kinds[count:]
+        count = sum(word not in SUPPLIED for word in only.fndesc.args)
+        self._kinds, self._supplied = kinds[:count], kinds[count:]
         self.address = only.library.get_pointer_to_function(name_of(only.fndesc))
+        if not self.address:
+            raise RuntimeError(
+                f"{name} was compiled without its entry; this version of Numba is not one that nbnn knows"
+            )
 
     def __call__(self, *values):
-        """The arguments, then the share."""
-        wanted, count = len(self._kinds) + len(self._share), len(self._kinds)
-        if len(values) != wanted:
-            raise TypeError(f"{self._name} takes {wanted} arguments, got {len(values)}")
+        """The arguments, then what a launch supplies: first, last, and for some kernels the worker."""
+        count = len(self._kinds)
+        if len(values) != count + len(self._supplied):
+            raise TypeError(f"{self._name} takes {count + len(self._supplied)} arguments, got {len(values)}")
         work, kept = self.work(values[:count], 0)
-        share = *(_given(kind, v, self._name) for kind, v in zip(self._share, values[count:], strict=True)), 0
-        if ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 5)(self.address)(work.ctypes.data, *share[:3], 0):
+        words = [_given(kind, v, self._name) for kind, v in zip(self._supplied, values[count:], strict=True)]
+        words += [0] * (4 - len(words))  # the worker, where there is none, and the origin
+        if ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 5)(self.address)(work.ctypes.data, *words):
             raise IndexError(f"index is out of bounds in {self._name}")  # nothing else goes wrong in a kernel
         del kept
 
@@ -96,6 +102,7 @@ def _given(kind, value, name):
         return np.array([value.ctypes.data, *value.shape, *value.strides, 0, 0])
     if kind == types.float64:
         return int(np.float64(value).view(np.int64))
-    if not -(2**63) <= value < 2**63:
+    number = operator.index(value)
+    if not -(2**63) <= number < 2**63:
         raise OverflowError(f"{name} takes numbers of 64 bits, got {value}")
-    return int(value)
+    return number

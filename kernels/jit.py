@@ -21,7 +21,7 @@ from numba.core.extending import intrinsic
 from numba.core.runtime import rtsys
 
 from nbnn import compiling
-from nbnn.kernels.entry import SHARE, Entry
+from nbnn.kernels.entry import SUPPLIED, Entry
 from nbnn.kernels.simd import pointer
 
 # Never nnan or ninf: a NaN must survive. And not reassoc: Numba lays these flags on every instruction of a kernel, and
@@ -41,10 +41,10 @@ class _Quickly(Compiler):
 
 
 class _Entered(_Quickly):
-    """The same for a kernel, which has a way in of its own."""
+    """How it compiles a kernel, which has a way in of its own."""
 
     def define_pipelines(self):
-        from nbnn.kernels.lowering import with_entry  # the same
+        from nbnn.kernels.lowering import with_entry  # a start from disk can do without
 
         return [with_entry(pipeline) for pipeline in super().define_pipelines()]
 
@@ -144,7 +144,7 @@ def keep(jitted):
 
 def compiled_for(kinds, function, name, wait=True, entered=False, **options):
     """The code of the function for arguments of these types: compiled now, or read from disk where it is kept under
-    that name. Without `wait`, None where another process is at it. A kernel is `entered` by a block of arguments."""
+    that name. Without `wait`, None where another process is at it. A kernel is `entered` by a table of arguments."""
     need_jit()
     options = {**OPTIONS, **BARE, **({"pipeline_class": _Entered} if entered else {}), **options}
     try:
@@ -188,9 +188,9 @@ class Kernel:
         self.fills, self.over, self.whole = fills, over, whole
         self.__doc__ = function.__doc__
         whole = inspect.signature(function)
-        self.parameters = [p for p in whole.parameters.values() if p.name not in SHARE]
+        self.parameters = [p for p in whole.parameters.values() if p.name not in SUPPLIED]
         self.__signature__ = whole.replace(parameters=self.parameters)
-        self.share = tuple(name for name in SHARE if name in whole.parameters)
+        self.share = tuple(name for name in SUPPLIED if name in whole.parameters)
         self._bodies = {}
 
     @functools.cached_property

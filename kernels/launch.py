@@ -1,11 +1,11 @@
-"""How kernels run inside a compiled step: a few words that put arguments into blocks of memory, and one parallel loop.
+"""How kernels run inside a compiled step: a few words that write tables of arguments, and one parallel loop.
 
     launch(deep(2), conv_forward(x, w, b, 1, 1, y), relu_forward(y, z), max_pool_forward(z, 2, 2, 0, p))
 
 shares the items among the threads once, by `_launch`, the only parallel function there is; each thread takes its share
-through all the kernels, here two items at a time, while they are in its cache. A launch that is too small to be worth
-it runs in the thread that asked for it. So a new graph compiles a straight list of launches and no loop, which takes
-seconds where the loops would take minutes.
+through all the kernels, here two items at a time, while they are in its cache (`_walk`). A launch that is too small to
+be worth it runs in the thread that asked for it (`_go` decides). So a new graph compiles a straight list of tables and
+no loop, which takes a second where the loops would take minutes.
 
     launch_shares(16, n, deep(1), norm_backward(...), conv_backward_weights(dw, ...))
 
@@ -22,6 +22,7 @@ part. What is written and read within a launch only need not be there for all ex
 worker's own, with room for as many examples as it takes at a time.
 """
 
+import functools
 import inspect
 import platform
 import time
@@ -31,10 +32,12 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import prange, types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.core.extending import intrinsic, models, register_model
 
+from nbnn import compiling
 from nbnn.kernels import names
-from nbnn.kernels.bodies import AXIS, CELL_HEAD, COUNT, EACH, INTENSITY, LEAST, cell_of, fill
+from nbnn.kernels.bodies import AXIS, CELL_HEAD, COUNT, EACH, INTENSITY, LEAST, cell_of, fill_cell
 from nbnn.kernels.entry import ARGUMENTS, CELL, GRAIN, ITEMS, RUN
 from nbnn.kernels.jit import compiled_for, inlined
 
@@ -129,13 +132,22 @@ def bind(kernel, dtype):
     the address of their table."""
     wanted, cell = kernel.types(dtype), cell_of(kernel, dtype)
 
+    def taken(name, given, kind):
+        """The type of an argument. A view is not looked at again, so a wrong one would be read beyond its block."""
+        if not isinstance(given, View):
+            return kind
+        if not isinstance(kind, types.Array) or (given.dtype, given.ndim) != (kind.dtype, kind.ndim):
+            raise TypingError(f"{kernel.name} wants {kind} for {name}, got {given}")
+        return given
+
     def work(typing, *args):
         def emit(context, builder, sig, args):
             place = builder.module.globals.get(cell) or ir.GlobalVariable(builder.module, _I64, cell)
             words = [_argument(context, builder, *pair) for pair in zip(sig.args, args, strict=True)]
             return _table(builder, [builder.ptrtoint(place, _I64), 0, 1, *words])
 
-        return types.int64(*(a if isinstance(a, View) else w for a, w in zip(args, wanted, strict=True))), emit
+        kinds = (taken(p.name, a, w) for p, a, w in zip(kernel.parameters, args, wanted, strict=True))
+        return types.int64(*kinds), emit
 
     work.__name__ = kernel.name
     words = [
@@ -159,7 +171,7 @@ def _argument(context, builder, kind, value):
 
 @intrinsic
 def deep(typing, together):
-    """In a launch: what follows goes through together, so many items at a time."""
+    """In a launch: what follows goes through together, so many items at a time. A work without a kernel."""
 
     def emit(context, builder, sig, args):
         return _table(builder, [0, args[0]])
@@ -173,7 +185,7 @@ PLAIN, SHARES, BESIDE = range(3)  # ways to launch
 def _emit_launch(way):
     def emit(context, builder, sig, args):
         works = cgutils.unpack_tuple(builder, args[-1])
-        threads = builder.load(_threads(builder.module))
+        threads = builder.load(_threads(builder))
         units = args[:2] if way == SHARES else (_I64(0), _I64(0))
         words = [_table(builder, works), _I64(len(works)), _I64(way), *units, threads]
         _call_engine(context, builder, "nbnn.go", words)
@@ -210,22 +222,21 @@ def _call_engine(context, builder, name, words):
     builder.call(function, [*nothing, *words])
 
 
-def _threads(module):
-    """The variable, one per compiled step, that says whether launches may use threads."""
-    name = "nbnn.threads"
-    if name not in module.globals:
-        variable = ir.GlobalVariable(module, _I64, name)
-        variable.linkage = "linkonce_odr"
-        variable.initializer = _I64(1)
-    return module.globals[name]
+def _threads(builder):
+    """The variable of a function that says how many threads its launches may use."""
+    function = builder.function
+    if not hasattr(function, "threads_of_launches"):
+        with builder.goto_entry_block():
+            function.threads_of_launches = builder.alloca(_I64)
+    return function.threads_of_launches
 
 
 @intrinsic
 def allow_threads(typing, threads):
-    """Say at the head of a compiled step how many threads its launches may use; with 1 none of them touches another."""
+    """Say at the head of a function how many threads its launches may use; with 1 none of them touches another."""
 
     def emit(context, builder, sig, args):
-        builder.store(args[0], _threads(builder.module))
+        builder.store(args[0], _threads(builder))
         return context.get_dummy_value()
 
     return types.void(types.int64), emit
@@ -411,23 +422,34 @@ def _go(table, count, way, units, examples, threads):
 
 
 def start_engine():
-    """Compile or load the launch and give its parts their names; once per process, before a step is loaded."""
-    if not _engine:
+    """Compile or load the launch and give its parts their names; once per process, before a step is loaded. It is there
+    whole or not at all."""
+    with compiling.one_at_a_time():
+        if _engine:
+            return
+        found = {}
         for function, words, options in ((_walk, 7, {}), (_launch, 6, {"parallel": True}), (_go, 6, {})):
             name = function.__name__[1:]
-            _engine[name] = compiled_for([types.int64] * words, function, name, **options)
-            binding.add_symbol(f"nbnn.{name}", _engine[name].address)  # by which the next one finds it
+            found[name] = compiled_for([types.int64] * words, function, name, **options)
+            binding.add_symbol(f"nbnn.{name}", found[name].address)  # by which the next one finds it
         numba.get_num_threads()  # makes Numba choose its threading layer; a launch would end a forked child
+        _engine.update(found)
 
 
 _engine: dict = {}
 
 
-def launch_alone(name, dtype, values, threads):
-    """Launch a kernel from Python."""
-    kernel = names()[name]
+@functools.cache
+def one_of(name, dtype):
+    """A kernel, compiled for Python to launch, and the address of its cell."""
     start_engine()
-    work, kept = kernel.body(dtype).work(values, fill(kernel, dtype))
+    kernel = names()[name]
+    return kernel.body(dtype), fill_cell(kernel, dtype)
+
+
+def launch_one(entry, cell, values, threads):
+    """Launch it over all its items."""
+    work, kept = entry.work(values, cell)
     table = np.array([work.ctypes.data])
     _engine["go"](table.ctypes.data, 1, PLAIN, 0, 0, threads)
     del kept

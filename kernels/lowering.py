@@ -1,4 +1,8 @@
-"""How Numba is made to give a kernel its entry. Imported only when something is compiled."""
+"""How Numba is made to give a kernel its entry.
+
+This reaches into Numba 0.68 (`lower_normal_function`, `NativeLowering`) and is imported only when something is
+compiled.
+"""
 
 from numba.core.compiler_machinery import register_pass
 from numba.core.lowering import Lower

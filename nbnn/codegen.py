@@ -251,7 +251,7 @@ def _gradients(net: Lowered, *, ticks: bool = False) -> tuple[list[str], list[st
         *_function(
             "gradients",
             arguments,
-            "Gather a minibatch, forward, loss into out[0], backward into grads.",
+            "Gather a minibatch, forward, loss into out[0], backward into grads; squares learns what is finite.",
             "called" if ticks else "compiled",
         ),
         "    allow_threads(threads)",
@@ -265,9 +265,11 @@ def _trust(writer: _Writer) -> None:
     net = writer.net
     # Adam must hold the square of each number, with room for what rounding takes from lengths; and blocks have a sum
     limit = {"float32": "2.0**126", "float64": "2.0**990"}[net.dtype]
+    said = "    # no number of a large gradient that is within a bound need be looked at"
     for node in net.ops:
         found = [net.names.get((node, word), "") for word in LENGTHS]
         if all(name in net.buffers for name in found):
+            writer.lines += [] if said in writer.lines else ["", said]
             lengths, gradient = map(writer.operand, found), net.buffers[net.names[node, "dw"]]
             first, last = -(-gradient.start // BLOCK), (gradient.start + gradient.size) // BLOCK
             sums = f"view(squares, {first}, ({last - first},), (1,))"

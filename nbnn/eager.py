@@ -19,6 +19,7 @@ from nbnn.arrays import arena, people_view
 from nbnn.buffers import layout, seen, slot_counts
 from nbnn.inputs import as_gathered, still_whole
 from nbnn.kernels.constants import CODES
+from nbnn.kernels.engine import slots
 from nbnn.lower import tensor_array
 from nbnn.op import Array, Call, Form, Op, Shape, call
 from nbnn.step import address, launch_alone, most_threads
@@ -57,7 +58,7 @@ class _Memory:
         if side != "slots":
             return self.counts.get(side, side)
         buffer, count = self.buffers[name], self.counts["n"]
-        return min(count if buffer.share == 1 else max(count // buffer.share, 1), buffer.slots)
+        return slots(count, buffer.share, buffer.slots)
 
     def operand(self, operand: Any) -> Any:
         """What a kernel gets for it."""

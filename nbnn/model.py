@@ -164,7 +164,11 @@ class Model:
         """Compile, or read from disk, everything now instead of at first use. Nothing else of the model changes."""
         x = np.zeros((1, *self.graph.input), self.dtype)
         self._make_room(1)
-        self._compile("predict", self._predict_arguments(x, np.arange(1)))
+        predict = self._predict_arguments(x, np.arange(1))
+        if self.graph.loss is not None:  # helpers get all kernels at once
+            self._step.expect("gradients")
+            self._trainer.expect("train")
+        self._step.handle("predict", predict)  # first what is compiled for this net alone: nothing waits for kernels
         if self.graph.loss is not None:
             given = (
                 np.zeros(1, np.int64)
@@ -173,10 +177,10 @@ class Model:
             )
             memory, rows = rules.Memory(), np.zeros((1, 1), np.int64)
             memory.use("sgd", None, self._params)
+            train = self._train_arguments(1, memory, x, given, rows, np.zeros(1), Steps.room(1), 0.0, 0.0, False)
             self._compile("gradients", self._gradient_arguments(1, x, given, rows[0], np.zeros(1)))
-            self._trainer.compile(
-                "train", self._train_arguments(1, memory, x, given, rows, np.zeros(1), Steps.room(1), 0.0, 0.0, False)
-            )
+            self._compile_train(train)
+        self._compile("predict", predict)
 
     def loss(self, X: Any, y: Any = None, *, reg: float = 0.0) -> Any:
         """`loss(X)` gives the scores outside training; `loss(X, y)` gives (loss, gradients by name) of X as one
@@ -348,7 +352,12 @@ class Model:
         """Compile a function of the net, and how Python calls it; the arguments for that."""
         args = (self._step.handle(name, args), *args)
         self._caller.compile(name, args)
+        self._step.supply(name)
         return args
+
+    def _compile_train(self, args: tuple) -> None:
+        self._trainer.compile("train", args)
+        self._step.supply("gradients")
 
     def _call(self, name: str, args: tuple) -> None:
         """`predict` or `gradients` of the net with these arguments."""
@@ -504,7 +513,7 @@ class Model:
                 arguments = self._train_arguments(
                     threads, memory, x, given, rows[part], rates[part], out, reg, clip, skip
                 )
-                self._trainer.compile("train", arguments)
+                self._compile_train(arguments)
                 begun = time.perf_counter()
                 done = int(self._trainer("train", *arguments))
                 self._pace.learn(threads, steps * rows.shape[1], time.perf_counter() - begun)

@@ -1,4 +1,5 @@
-"""The generated functions of one net, loaded, compiled at first use, and called with the right number of threads."""
+"""The functions of a generated text, loaded, compiled at first use, and called with the right number of threads; and
+single kernels, called without any text."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Step:
         self.source, self.jitted = source, jitted
         self._module: Any = None
         self._ready: dict[str, Any] = {}
-        self._addresses: dict[str, int] = {}
+        self._codes: dict[str, Any] = {}
+        self._supplied: set[str] = set()  # functions all of whose kernels are there
 
     def load(self) -> Any:
         """The module of the text."""
@@ -56,23 +58,29 @@ class Step:
     def compile(self, name: str, args: tuple) -> Any:
         """The function, compiled for arguments of these types, and the kernels that it calls."""
         function = self._function(name, args)
-        if self.jitted:
-            from nbnn.kernels.bodies import supply
-
-            supply()
+        self.supply(name)
         return function
 
     def handle(self, name: str, args: tuple) -> Any:
-        """By what another compiled function calls this one, whose kernels are there once that one is compiled: its
-        address, or where nothing is jitted the function."""
+        """What another function calls this one by: its address, or where nothing is jitted the function itself. Its
+        kernels are there after `supply`."""
         function = self._function(name, args)
         if not self.jitted:
             return function
-        if name not in self._addresses:
+        if name not in self._codes:
             from nbnn.kernels.jit import Code
 
-            self._addresses[name] = Code(function).address
-        return self._addresses[name]
+            self._codes[name] = Code(function)
+        return self._codes[name].address
+
+    def supply(self, name: str) -> None:
+        """See to it that the kernels of a compiled function are there. Once they are, nobody waits for what others
+        compile."""
+        if self.jitted and name not in self._supplied:
+            from nbnn.kernels.bodies import supply
+
+            supply()
+            self._supplied.add(name)
 
     def _function(self, name: str, args: tuple) -> Any:
         if name not in self._ready:
@@ -124,10 +132,11 @@ class Step:
 
 def launch_alone(name: str, dtype: str, *args: Any) -> None:
     """Run a kernel over all its items and threads, with no step around it."""
-    from nbnn.kernels.launch import launch_alone
+    from nbnn.kernels.launch import launch_one, one_of
 
+    entry, cell = one_of(name, dtype)
     with _launching():
-        launch_alone(name, dtype, args, threads())
+        launch_one(entry, cell, args, threads())
 
 
 def _launching() -> contextlib.AbstractContextManager:

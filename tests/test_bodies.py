@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 
 import kept
 import numpy as np
@@ -18,9 +19,13 @@ from numba.core.errors import TypingError
 from numba.core.inline_closurecall import InlineWorker
 from soak import times
 
+import nbnn
 from nbnn import Affine, Graph, Tanh, cache, compiling
-from nbnn.kernels import inlining, names
+from nbnn.eager import Eager
+from nbnn.kernels import bodies, inlining, names
+from nbnn.kernels.engine import TOOLS
 from nbnn.kernels.jit import BARE, OPTIONS
+from nbnn.step import Step
 
 GRAPH = Graph([Affine(4), Tanh(), Affine(3)], input=(8,), loss="softmax")
 MISSING = ("affine_backward_weights", "affine_forward", "gather", "gather_labels", "square_sums", "update")
@@ -231,7 +236,137 @@ def test_a_kernel_refuses_what_it_cannot_take():
             copy.body("float32")(x, bad, 0, 2)
     with pytest.raises(TypeError, match="^copy takes 4 arguments, got 3$"):
         copy.body("float32")(x, y, 0)
+    with pytest.raises(TypeError, match="float"):
+        copy.body("float32")(x, y, 0, 2.7)
     with pytest.raises(OverflowError, match="^copy takes numbers of 64 bits, got 18446744073709551616$"):
         copy.body("float32")(x, y, 0, 2**64)
     copy(x, y)
     np.testing.assert_array_equal(x, y)
+
+
+WRONG = """
+from nbnn.kernels.engine import float32 as kernels
+copy, trust = kernels("copy", "trust")
+{tools} = kernels.tools
+
+@called
+def run(a, sums):
+    {wrong}
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            "launch(copy(view(a, 0, (2, 16), (16, 1)), view(a, 0, (1, 1, 1, 32), (32, 32, 32, 1))))",
+            "copy wants array(float32, 4d, A) for x, got view(float32, 2)",
+        ),
+        (
+            "launch(trust(view(a, 0, (2,), (1,)), view(a, 0, (2,), (1,)), 1.0, view(a, 0, (2,), (1,))))",
+            "trust wants array(float64, 1d, A) for sums, got view(float32, 1)",
+        ),
+        (
+            "launch(trust(view(a, 0, (2,), (1,)), view(a, 0, (2,), (1,)), view(sums, 0, (2,), (1,)), sums))",
+            "trust wants float64 for largest, got view(float64, 1)",
+        ),
+    ],
+)
+def test_a_step_that_hands_over_a_wrong_view_does_not_compile(wrong, said):
+    """Nobody would notice when it runs: a kernel reads as much of a block as it expects."""
+    step = Step(WRONG.format(wrong=wrong, tools=", ".join(TOOLS)), jitted=True)
+    with pytest.raises(TypingError) as caught:
+        step("run", np.zeros(64, np.float32), np.zeros(4))
+    assert said in str(caught.value)
+
+
+def test_a_start_that_is_interrupted_can_be_made_again(tmp_path):
+    kept.give(tmp_path, GRAPH, ())
+    code = """
+        from nbnn.kernels import launch
+        whole, asked = launch.compiled_for, []
+        def interrupted(kinds, function, name, **options):
+            asked.append(name)
+            if asked == ["walk", "launch"]:
+                raise KeyboardInterrupt
+            return whole(kinds, function, name, **options)
+        launch.compiled_for = interrupted
+        model = nbnn.compile(graph, seed=0)
+        try:
+            model.predict(x)
+        except KeyboardInterrupt:
+            print("interrupted")
+        print(len(model.predict(x)), len(asked))
+    """
+    assert run(code, tmp_path) == ["interrupted", "6", "5"]
+
+
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_threads_may_begin_with_single_ops(layer, tmp_path):
+    """Nothing is there yet, not even what says whether launches must take turns."""
+    kept.give(tmp_path, GRAPH, ())
+    code = """
+        import threading
+        from nbnn.eager import Eager
+        z = r.standard_normal((64, 32, 32, 32)).astype("float32")
+        ready, found = threading.Barrier(4), []
+        def work():
+            ready.wait()
+            found.append(Eager(Tanh(), z.shape[1:], "float32").forward(z).tobytes())
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        print(len(found), len(set(found)))
+    """
+    assert run(code, tmp_path, NUMBA_THREADING_LAYER=layer) == ["4", "1"]
+
+
+def test_who_has_all_kernels_does_not_wait_for_what_others_compile(monkeypatch):
+    x = np.zeros((6, 8), np.float32)
+    model, op = nbnn.compile(GRAPH), Eager(Tanh(), (8,), "float32")
+    model.prepare()
+    op.forward(x)
+    locked, done = threading.Event(), threading.Event()
+
+    def compiles():
+        with compiling.one_at_a_time():
+            locked.set()
+            done.wait(60)
+
+    monkeypatch.setattr(bodies, "_waiting", [(names()["copy"], "float32")])
+    other = threading.Thread(target=compiles)
+    other.start()
+    locked.wait()
+    mine = threading.Thread(target=lambda: [model.predict(x), model.train_steps(x, np.zeros(6, int)), op.forward(x)])
+    mine.start()
+    mine.join(30)
+    waits = mine.is_alive()
+    done.set()
+    other.join()
+    mine.join()
+    assert not waits
+
+
+def test_helpers_that_have_ended_keep_nobody_from_helping(monkeypatch):
+    class Ended:
+        def poll(self):
+            return 0
+
+    started = []
+    monkeypatch.setattr(bodies, "_helpers", [Ended()])
+    monkeypatch.setattr(bodies, "_waiting", [(kernel, "float32") for kernel in list(names().values())[:20]])
+    monkeypatch.setattr(compiling, "is_kept", lambda name: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a) or Ended())
+    bodies.send_for_help()
+    assert len(started) == 1 and len(bodies._helpers) == 1
+
+
+def test_a_net_that_only_predicts_compiles_no_way_back(tmp_path):
+    kept.give(tmp_path, GRAPH, ("affine_backward_weights", "softmax_loss", "update", "gather", "gather_lengths"))
+    code = """
+        nbnn.compile(graph, seed=0).predict(x)
+        names = "affine_backward_weights", "softmax_loss", "update", "affine_forward", "gather"
+        print(*(nbnn.compiling.is_kept(f"{name}.float32") for name in names))
+    """
+    assert run(code, tmp_path) == ["False", "False", "False", "True", "True"]

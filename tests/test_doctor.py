@@ -7,14 +7,16 @@ import sys
 import pytest
 
 from nbnn import cli, doctor
-from nbnn.codegen import TRAIN_KERNELS, _kernels
+from nbnn.codegen import TRAIN_KERNELS, _kernels, train_text
 from nbnn.kernels import names, reference
 from nbnn.lower import lower
 
 
-def test_between_them_the_nets_call_every_kernel():
+def test_between_them_the_nets_and_the_update_rules_call_every_kernel():
     called = {name for graph in doctor.NETS.values() for name in _kernels(lower(graph, lanes=16))}
     assert called | set(TRAIN_KERNELS) == set(names())
+    text = train_text("float32")
+    assert all(f"launch({name}(" in text for name in TRAIN_KERNELS)
 
 
 def test_a_healthy_machine():

@@ -38,6 +38,7 @@ from nbnn import (
 )
 from nbnn import lower as lowering
 from nbnn.buffers import held
+from nbnn.codegen import caller_text, train_text
 from nbnn.kernels import names
 from nbnn.kernels.constants import BLOCK
 from nbnn.kernels.engine import TOOLS, reference
@@ -114,6 +115,11 @@ def test_a_stage_reads_as_its_golden_text(name, stage, golden):
     net = lower(GRAPHS[name], dtype="float32", lanes=16, stop=stage)
     assert net.stage == stage
     golden(f"{name}.{stage}", str(net))
+
+
+def test_what_is_the_same_for_all_nets_reads_as_its_golden_text(golden):
+    golden("caller", caller_text("float32"))
+    golden("train", train_text("float32"))
 
 
 def test_without_stop_all_passes_run():

@@ -120,6 +120,21 @@ def test_what_a_bound_spares_is_looked_at_where_the_bound_is_too_large(backend, 
     assert np.isfinite(model.params["affine1.w"]).all()
 
 
+@pytest.mark.parametrize("options", [{"reg": 0.1}, {"clip": 0.01}, {"reg": 0.1, "clip": 0.01}], ids=str)
+def test_a_bound_is_no_sum_where_sums_are_asked_for(options):
+    """It is far above the gradient's length, so that a norm with bounds in it would clip much more."""
+    x, y = np.array([[1.0] * 128, [-1.0] * 128]) * 1e3, np.array([[1.0], [1.1]])
+    found = []
+    for backend in ("numba", "numpy"):
+        model = nbnn.compile(WIDE, backend=backend)
+        assert "launch(trust(affine1_length_x" in model.source()
+        model.params["affine1.w"], model.params["last.w"] = np.full((128, 128), 1e-6), np.ones((128, 1))
+        losses = model.train_steps(x, y, update_rule="sgd", optim_config={"learning_rate": 1.0}, **options)
+        found.append([losses, *model.state_dict().values()])
+    for ours, wanted in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-7)
+
+
 @BACKENDS
 def test_a_bound_may_be_beyond_all_numbers(backend):
     model = nbnn.compile(WIDE, backend=backend, dtype="float64")
