@@ -66,43 +66,52 @@ class Entry:
     def __init__(self, name, kinds, only):
         self._only = only  # keeps it in memory
         self._name = name
-        count = sum(word not in SUPPLIED for word in only.fndesc.args)
-        self._kinds, self._supplied = kinds[:count], kinds[count:]
+        self._kinds = [(np.dtype(k.dtype.name), k.ndim) if isinstance(k, types.Array) else k for k in kinds]
+        self._count = sum(word not in SUPPLIED for word in only.fndesc.args)
+        dims = [kind.ndim for kind in kinds if isinstance(kind, types.Array)]
+        self._table = ctypes.c_int64 * (ARGUMENTS + self._count + sum(2 * ndim + 3 for ndim in dims))
         self.address = only.library.get_pointer_to_function(name_of(only.fndesc))
         if not self.address:
             raise RuntimeError(
                 f"{name} was compiled without its entry; this version of Numba is not one that nbnn knows"
             )
+        self._run = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 5)(self.address)
 
     def __call__(self, *values):
         """The arguments, then what a launch supplies: first, last, and for some kernels the worker."""
-        count = len(self._kinds)
-        if len(values) != count + len(self._supplied):
-            raise TypeError(f"{self._name} takes {count + len(self._supplied)} arguments, got {len(values)}")
-        work, kept = self.work(values[:count], 0)
-        words = [_given(kind, v, self._name) for kind, v in zip(self._supplied, values[count:], strict=True)]
-        words += [0] * (4 - len(words))  # the worker, where there is none, and the origin
-        if ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 5)(self.address)(work.ctypes.data, *words):
+        if len(values) != len(self._kinds):
+            raise TypeError(f"{self._name} takes {len(self._kinds)} arguments, got {len(values)}")
+        work = self.work(values[: self._count], 0)
+        supplied = [self._number(types.int64, value) for value in values[self._count :]]
+        words = [*supplied, *[0] * (4 - len(supplied))]  # no worker, where there is none, and no origin
+        if self._run(ctypes.addressof(work), *words):
             raise IndexError(f"index is out of bounds in {self._name}")  # nothing else goes wrong in a kernel
-        del kept
 
     def work(self, values, cell):
-        """The table of the kernel with these arguments, and what must be kept as long as it."""
-        words = [_given(kind, value, self._name) for kind, value in zip(self._kinds, values, strict=True)]
-        return np.array([cell, 0, 1, *(w.ctypes.data if isinstance(w, np.ndarray) else w for w in words)]), words
+        """The table of the kernel with these arguments, with the blocks of arrays behind it."""
+        table = self._table()
+        words, blocks, behind = [cell, 0, 1], [], ctypes.addressof(table) + 8 * (ARGUMENTS + self._count)
+        for kind, value in zip(self._kinds, values, strict=False):
+            if isinstance(kind, tuple):
+                words.append(behind + 8 * len(blocks))
+                blocks += self._block(kind, value)
+            else:
+                words.append(self._number(kind, value))
+        table[:] = words + blocks
+        return table
 
-
-def _given(kind, value, name):
-    """The word of an argument, or the block of an array."""
-    if isinstance(kind, types.Array):
+    def _block(self, kind, value):
         given = (value.dtype, value.ndim) if isinstance(value, np.ndarray) and value.flags.behaved else None
-        if given != (np.dtype(kind.dtype.name), kind.ndim):
+        if given != kind:
             got = f"{value.dtype.str}, {value.ndim}" if isinstance(value, np.ndarray) else type(value).__name__
-            raise TypeError(f"{name} wants an aligned, writable array of {kind.dtype}, {kind.ndim} axes; got {got}")
-        return np.array([value.ctypes.data, *value.shape, *value.strides, 0, 0])
-    if kind == types.float64:
-        return int(np.float64(value).view(np.int64))
-    number = operator.index(value)
-    if not -(2**63) <= number < 2**63:
-        raise OverflowError(f"{name} takes numbers of 64 bits, got {value}")
-    return number
+            wanted = "an aligned, writable array of {}, {} axes".format(*kind)
+            raise TypeError(f"{self._name} wants {wanted}; got {got}")
+        return value.ctypes.data, *value.shape, *value.strides, 0, 0
+
+    def _number(self, kind, value):
+        if kind == types.float64:
+            return int(np.float64(value).view(np.int64))
+        number = operator.index(value)
+        if not -(2**63) <= number < 2**63:
+            raise OverflowError(f"{self._name} takes numbers of 64 bits, got {value}")
+        return number

@@ -170,10 +170,14 @@ class Code:
         self._only = only_one(jitted)  # keeps it in memory
         self.address = self._only.library.get_pointer_to_function(self._only.fndesc.llvm_func_name)
 
+    @functools.cached_property
+    def _call(self):
+        numbers = [ctypes.c_int64] * len(self._only.fndesc.argtypes)
+        return ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *numbers)(self.address)
+
     def __call__(self, *numbers):
-        """With whole numbers: first where to put the result and where the error, then these."""
-        words = [ctypes.byref(ctypes.c_void_p()) for _ in range(2)]
-        ctypes.CFUNCTYPE(ctypes.c_int32)(self.address)(*words, *map(ctypes.c_int64, numbers))
+        """From Python, for who takes whole numbers alone: where to put the result and where the error, then these."""
+        self._call(*(ctypes.byref(ctypes.c_void_p()) for _ in range(2)), *numbers)
 
 
 class Kernel:

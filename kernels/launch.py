@@ -22,13 +22,13 @@ part. What is written and read within a launch only need not be there for all ex
 worker's own, with room for as many examples as it takes at a time.
 """
 
+import ctypes
 import functools
 import inspect
 import platform
 import time
 
 import numba
-import numpy as np
 from llvmlite import binding, ir
 from numba import prange, types
 from numba.core import cgutils
@@ -449,10 +449,9 @@ def one_of(name, dtype):
 
 def launch_one(entry, cell, values, threads):
     """Launch it over all its items."""
-    work, kept = entry.work(values, cell)
-    table = np.array([work.ctypes.data])
-    _engine["go"](table.ctypes.data, 1, PLAIN, 0, 0, threads)
-    del kept
+    work = entry.work(values, cell)
+    table = ctypes.c_int64(ctypes.addressof(work))
+    _engine["go"](ctypes.addressof(table), 1, PLAIN, 0, 0, threads)
 
 
 def launches_share_state() -> bool:
