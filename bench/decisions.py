@@ -135,7 +135,7 @@ DECISIONS: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("vgg", "lenet"),
     ),
 }
-ROUNDS, SAMPLE, PIECES = 9, 0.5, 20
+ROUNDS, SAMPLE, PIECES, LEAST_PIECES = 9, 0.5, 20, 5
 COLUMNS = {"decision": 46, "net": 9, "with": 6, "without": 7, "gain": 5, "residual": 8, "verdict": 5}
 
 
@@ -190,7 +190,9 @@ class Both:
             k: m.train_steps(self.x, self.y, indices=self.rows, optim_config=config).tolist() for k, m in models.items()
         }
         self._seconds(models["with"], 1)
-        self.steps = max(1, round(SAMPLE / PIECES / self._seconds(models["with"], 1)))
+        seconds = self._seconds(models["with"], 1)
+        self.steps = max(1, round(SAMPLE / PIECES / seconds))
+        self.pieces = min(PIECES, max(LEAST_PIECES, round(SAMPLE / seconds)))  # of long steps there are fewer
         return losses
 
     def sample(self) -> dict[str, float]:
@@ -202,13 +204,13 @@ class Both:
         if self.same_places:
             ways["without"] = ways["with"]
         taken: dict[str, list[float]] = {"with": [], "without": []}
-        for k in range(PIECES + 1):
+        for k in range(self.pieces + 1):
             for which in list(ways)[:: (-1) ** k]:
                 ways[which]._step, ways[which]._trainer = steps[which]
                 seconds = self._seconds(ways[which], self.steps if k else 1)
                 if k:
                     taken[which].append(seconds)
-        return {which: sorted(found)[PIECES // 4] for which, found in taken.items()}
+        return {which: sorted(found)[self.pieces // 4] for which, found in taken.items()}
 
     def _model(self, which: str) -> nbnn.Model:
         with contextlib.nullcontext() if which == "with" else self.without():
