@@ -2,8 +2,8 @@
 
 A step calls a body through a cell, a few words of memory with its address and what a launch must know of it. So a step
 is compiled before the bodies that it calls are there, and while other processes compile them: `ask_for` says which,
-`send_for_help` starts helpers where many are missing, and `supply` compiles or loads what is missing and fills
-the cells. Whoever comes first to a kernel compiles it; all others find it on disk.
+`send_for_help` starts helpers where many are missing, and `supply` compiles or loads what is missing and fills the
+cells. Whoever comes first to a kernel compiles it; all others find it on disk.
 """
 
 import contextlib

@@ -33,6 +33,11 @@ def name_of(fndesc):
     return f"run.{fndesc.llvm_func_name}"
 
 
+def _count(fndesc):
+    """How many of the arguments are in the table."""
+    return sum(name not in SUPPLIED for name in fndesc.args)
+
+
 def add_entry(context, kernel, fndesc):
     """Write `run` beside the function that is the compiled kernel. It hands over what Numba's rules want: where to put
     the result and where the error, then each argument, an array as its many numbers."""
@@ -41,7 +46,7 @@ def add_entry(context, kernel, fndesc):
     builder = ir.IRBuilder(run.append_basic_block())
     work, *share, origin = run.args
     words = [builder.alloca(kind.pointee) for kind in kernel.function_type.args[:2]]
-    count = sum(name not in SUPPLIED for name in fndesc.args)
+    count = _count(fndesc)
     for k, kind in enumerate(fndesc.argtypes[:count]):
         value = word(builder, work, ARGUMENTS + k)
         if isinstance(kind, types.Array):
@@ -67,7 +72,7 @@ class Entry:
         self._only = only  # keeps it in memory
         self._name = name
         self._kinds = [(np.dtype(k.dtype.name), k.ndim) if isinstance(k, types.Array) else k for k in kinds]
-        self._count = sum(word not in SUPPLIED for word in only.fndesc.args)
+        self._count = _count(only.fndesc)
         dims = [kind.ndim for kind in kinds if isinstance(kind, types.Array)]
         self._table = ctypes.c_int64 * (ARGUMENTS + self._count + sum(2 * ndim + 3 for ndim in dims))
         self.address = only.library.get_pointer_to_function(name_of(only.fndesc))

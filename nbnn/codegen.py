@@ -40,7 +40,6 @@ GRADIENTS = (*PREDICT[:7], *TARGETS, *ARENAS, "losses", "out", "squares", "seed"
 RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v", "averaged")
 TRAIN = ("net", "steps", "weights", *GRADIENTS, *RULE, "of_weights", "kept", "norms", "skip")
 TRAIN_KERNELS = ("add_l2", "add_total", "average", "clip_norm", "copy", "square_sums", "update")
-WORDS = ("kernels",)
 FUNCTIONS = ("predict", "gradients")
 
 
@@ -126,7 +125,7 @@ class _Writer:
         self.titles: list[str] = []
         self.lines: list[str] = []
         self.names: dict[Form, str] = {}  # the variable that holds each view
-        self.taken = {*GRADIENTS, *TOOLS, *WORDS, *FUNCTIONS, *_kernels(net), "tick", "times"}
+        self.taken = {*GRADIENTS, *TOOLS, *FUNCTIONS, *_kernels(net), "kernels", "tick", "times"}
 
     def tick(self, title: str) -> None:
         if self.ticks:

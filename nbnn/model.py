@@ -164,11 +164,7 @@ class Model:
         """Compile, or read from disk, everything now instead of at first use. Nothing else of the model changes."""
         x = np.zeros((1, *self.graph.input), self.dtype)
         self._make_room(1)
-        predict = self._predict_arguments(x, np.arange(1))
-        if self.graph.loss is not None:  # helpers get all kernels at once
-            self._step.expect("gradients")
-            self._trainer.expect("train")
-        self._step.handle("predict", predict)  # first what is compiled for this net alone: nothing waits for kernels
+        arguments, train = {"predict": self._predict_arguments(x, np.arange(1))}, None
         if self.graph.loss is not None:
             given = (
                 np.zeros(1, np.int64)
@@ -177,10 +173,14 @@ class Model:
             )
             memory, rows = rules.Memory(), np.zeros((1, 1), np.int64)
             memory.use("sgd", None, self._params)
+            arguments["gradients"] = self._gradient_arguments(1, x, given, rows, np.zeros(1))
             train = self._train_arguments(1, memory, x, given, rows, np.zeros(1), Steps.room(1), 0.0, 0.0, False)
-            self._compile("gradients", self._gradient_arguments(1, x, given, rows[0], np.zeros(1)))
+        for name, args in arguments.items():  # first what is compiled for this net alone: it waits for no kernel
+            self._step.handle(name, args)
+        for name, args in arguments.items():
+            self._compile(name, args)
+        if train is not None:
             self._compile_train(train)
-        self._compile("predict", predict)
 
     def loss(self, X: Any, y: Any = None, *, reg: float = 0.0) -> Any:
         """`loss(X)` gives the scores outside training; `loss(X, y)` gives (loss, gradients by name) of X as one
