@@ -238,6 +238,17 @@ def test_no_view_leaves_its_buffer(graph, dtype, lanes):
         assert around, ast.unparse(call)
 
 
+@pytest.mark.parametrize("size", [0, 1, 16, 896])
+def test_train_keeps_all_of_the_state_and_no_more(size):
+    calls = [c for c in ast.walk(ast.parse(train_text("float32"))) if isinstance(c, ast.Call)]
+    views = [c for c in calls if ast.unparse(c.func) == "view"]
+    assert [ast.unparse(view.args[0]) for view in views] == ["state", "kept"]
+    for view in views:
+        start, shape, strides = (eval(ast.unparse(a), {}, {"size": size}) for a in view.args[1:])
+        reach = sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
+        assert (start, reach) == (0, size - 1)
+
+
 def test_the_workers_arrays_of_a_call_lie_side_by_side():
     net = lower(winograd(), lanes=16, stop="plan_buffers")
     seen = 0
