@@ -67,7 +67,8 @@ class Jitted:
 
     def __call__(self, *names: str) -> list[Callable]:
         from nbnn.kernels import names as all_names
-        from nbnn.kernels.launch import bind, start_engine
+        from nbnn.kernels.launch import start_engine
+        from nbnn.kernels.tables import bind
 
         kernels = all_names()
         found = [bind(kernels[name], self.dtype) for name in names]
@@ -76,13 +77,13 @@ class Jitted:
 
     @property
     def tools(self) -> tuple[Callable, ...]:
-        from nbnn.kernels import jit, launch
+        from nbnn.kernels import jit, tables
 
-        return tuple(getattr(jit if name in ("called", "compiled") else launch, name) for name in TOOLS)
+        return tuple(getattr(jit if name in ("called", "compiled") else tables, name) for name in TOOLS)
 
     @property
     def tick(self) -> Callable:
-        from nbnn.kernels.launch import tick
+        from nbnn.kernels.tables import tick
 
         return tick
 

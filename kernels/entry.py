@@ -7,7 +7,7 @@ one for each argument, a number as it is or the address of an array's block. Suc
 the shape, the strides in bytes, and two numbers for an array of each worker's own: how far examples are apart, and how
 far the rooms of workers are; then what would be example `origin` lies where the room begins. Both are 0 elsewhere.
 
-A compiled step writes these tables on its stack (`launch.py`); `Entry.work` writes one for Python.
+A compiled step writes these tables on its stack (`tables.py`); `Entry.work` writes one for Python.
 """
 
 import ctypes

@@ -214,7 +214,7 @@ def scores_of_tiny_data():
 def test_a_denormal_counts_as_a_zero_in_every_thread(threads):
     """On processors of x86; others take no longer for them."""
     with so_many(threads):
-        assert scores_of_tiny_data() == [0 if launch._IS_X86 else TINY_BITS]
+        assert scores_of_tiny_data() == [0 if launch.IS_X86 else TINY_BITS]
 
 
 def processor_is_slower_by():
@@ -257,7 +257,7 @@ def test_without_the_flushing_the_checks_would_fail():
     assert child.returncode == 0, child.stderr
     threads, nowhere, here_alone, processor, slower = json.loads(child.stdout)
     assert nowhere == [TINY_BITS]
-    assert TINY_BITS in here_alone or (threads == 1 and launch._IS_X86)
+    assert TINY_BITS in here_alone or (threads == 1 and launch.IS_X86)
     tell("time of a product of denormals over one of others", round(processor, 2))
     for net, found in slower.items():
         tell(f"time of a step with denormals that are left alone: {net}", round(max(found.values()), 2))
