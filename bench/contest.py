@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import signal
@@ -28,6 +29,7 @@ from bench.timing import in_turn
 
 PAUSE = 0.15  # seconds; OpenBLAS spins for up to 100 ms on a slow day, the OpenMP of GCC for about 5
 SAMPLE = 0.1  # seconds that one sample should take at least, for the median to stand still
+MOST = 1000  # steps of a sample
 TORCH = ("torch", "torch last", "torch comp")
 JAX = ("jax", "jax NHWC")
 WIDTHS = {
@@ -152,11 +154,22 @@ def enter(child: Child, name: str, net: str, batch: int) -> Entry:
     return Entry(child, checked["first"], checked["losses"])
 
 
+def _long_enough(one: Child) -> tuple[int, float]:
+    """How many steps make a sample, and the seconds of one of them. A first step alone says little: threads have slept
+    and caches are cold, so it may take many times as long as those behind it."""
+    steps, enough = 0, 1
+    while enough > 1.2 * steps:
+        steps = enough
+        seconds = one.ask("sample", steps=steps)
+        enough = min(MOST, math.ceil(SAMPLE / seconds))
+    return steps, seconds
+
+
 def sampled(children: Mapping[str, Child], options: Options) -> dict[str, float]:
     """Median seconds of a step of each, in turn."""
-    tried = {name: c.ask("sample", steps=1) for name, c in children.items()}
-    steps = {name: max(1, min(200, round(SAMPLE / seconds))) for name, seconds in tried.items()}
-    round_takes = sum(steps[name] * seconds + PAUSE for name, seconds in tried.items())
+    tried = {name: _long_enough(c) for name, c in children.items()}
+    steps = {name: found for name, (found, _) in tried.items()}
+    round_takes = sum(found * seconds + PAUSE for found, seconds in tried.values())
     times = max(3, min(options.times, int(options.budget / round_takes)))
     asked = {name: (lambda name=name, c=c: c.ask("sample", steps=steps[name])) for name, c in children.items()}
     return {name: statistics.median(taken) for name, taken in in_turn(asked, times, PAUSE).items()}

@@ -183,13 +183,11 @@ def shares(options: Options) -> Table:
         with child(RUNNER, options) as one:
             try:
                 one.ask("start", name="ours", net=net, batch=batch)
-                whole = sampled({"ours": one}, options)["ours"] * 1e3
                 parts = one.ask("profile", repeat=options.times)
             except PeerError as problem:
                 table.note(f"{net}: {problem}")
                 table.add(net=net, batch=batch, verdict=verdict(False))
                 continue
-        parts["update"] = max(0.0, whole - sum(parts.values()))  # which a profile leaves out
         total = sum(parts.values())
         largest = sorted(parts, key=lambda part: -parts[part])[:SHOWN]
         for place, part in enumerate(largest):

@@ -26,6 +26,6 @@ class Ours:
         return self.model.train_steps(self.task.x, self.task.y, indices=rows, optim_config=config).tolist()
 
     def profile(self, repeat: int) -> dict[str, float]:
-        """Milliseconds of the parts of one gradient computation."""
+        """Milliseconds of the parts of a step."""
         few = slice(0, self.task.batch)
         return self.model.profile(self.task.x[few], self.task.y[few], repeat=repeat).parts

@@ -39,6 +39,7 @@ ARENAS = ("params", "grads", "state", "acts", "work", "space", "own_acts")
 GRADIENTS = (*PREDICT[:7], *TARGETS, *ARENAS, "losses", "out", "squares", "seed", "step")
 RULE = ("rule", "settings", "rates", "reg", "clip", "m", "v", "averaged")
 TRAIN = ("net", "steps", "weights", *GRADIENTS, *RULE, "of_weights", "kept", "norms", "skip")
+PROFILED = (*GRADIENTS, "rule", "weights", "settings", "m", "v", "norms", "times")
 TRAIN_KERNELS = ("add_l2", "add_total", "average", "clip_norm", "copy", "square_sums", "update")
 FUNCTIONS = ("predict", "gradients")
 
@@ -49,7 +50,8 @@ def source_text(net: Lowered) -> str:
     return "\n\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
-def _head(net: Lowered) -> list[str]:
+def _head(net: Lowered, *more: str) -> list[str]:
+    """What the text is, and its imports; `more` names kernels that no call of the net names."""
     table = [part for line in str(net.graph).splitlines() for part in _fold(line, "    ")]
     note = (
         f"{net.dtype}, registers of {net.lanes}. n examples of the capacity cap; indices say which examples of "
@@ -65,7 +67,7 @@ def _head(net: Lowered) -> list[str]:
         "",
         *textwrap.wrap(note, WIDTH),
         '"""',
-        *_imports(engine(net), _kernels(net)),
+        *_imports(engine(net), sorted({*_kernels(net), *more})),
     ]
 
 
@@ -86,9 +88,9 @@ def _imports(engine: str, names: Sequence[str] = (), more: Iterable[str] = ()) -
 
 
 def profiled_text(net: Lowered) -> tuple[str, list[str]]:
-    """`gradients` of a net whose calls are apart, with a tick before each section and at the end; and their titles."""
+    """A whole step of a net whose calls are apart, with a tick before each section and at the end; and their titles."""
     lines, titles = _gradients(net, ticks=True)
-    return "\n".join([*_head(net), "tick = kernels.tick", "", "", *lines]) + "\n", titles
+    return "\n".join([*_head(net, "update"), "tick = kernels.tick", "", "", *lines]) + "\n", titles
 
 
 def _kernels(net: Lowered) -> list[str]:
@@ -125,7 +127,7 @@ class _Writer:
         self.titles: list[str] = []
         self.lines: list[str] = []
         self.names: dict[Form, str] = {}  # the variable that holds each view
-        self.taken = {*GRADIENTS, *TOOLS, *FUNCTIONS, *_kernels(net), "kernels", "tick", "times"}
+        self.taken = {*PROFILED, *TOOLS, *FUNCTIONS, *_kernels(net), "kernels", "tick", "update"}
 
     def tick(self, title: str) -> None:
         if self.ticks:
@@ -236,20 +238,21 @@ def _predict(net: Lowered) -> list[str]:
 
 
 def _gradients(net: Lowered, *, ticks: bool = False) -> tuple[list[str], list[str]]:
-    """The function, and what lies between its ticks."""
+    """The function, and what lies between its ticks: then it is a step, of which the update is the last part."""
     writer = _Writer(net, ticks=ticks)
     writer.launches(net.launches["gradients"])
-    arguments: tuple[str, ...] = GRADIENTS
-    if ticks:
-        writer.tick("end")
-        arguments = (*GRADIENTS, "times")
+    writer.tick("update")
     if net.graph.loss is not None:
         writer.lines += ["", "    out[0] = 0.0", "    launch(add_total(losses, 1.0 / n, out))"]
     _trust(writer)
+    if ticks:
+        writer.lines.insert(0, "    squares[:] = -1.0  # no sum is known")
+        writer.lines.append("    launch(update(rule, weights, settings, grads, params, m, v, squares, norms))")
+        writer.tick("end")
     lines = [
         *_function(
             "gradients",
-            arguments,
+            PROFILED if ticks else GRADIENTS,
             "Gather a minibatch, forward, loss into out[0], backward into grads; squares learns what is finite.",
             "called" if ticks else "compiled",
         ),

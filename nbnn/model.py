@@ -279,11 +279,12 @@ class Model:
 
         return verify(self, **options)
 
-    def profile(self, X: Any, y: Any, *, repeat: int = 20) -> Any:
-        """The time of each node, forward and backward, with X as one minibatch; see `nbnn.profile`."""
+    def profile(self, X: Any, y: Any, *, update_rule: str = "adam", repeat: int = 20) -> Any:
+        """The time of each node, forward and backward, and of the update, with X as one minibatch; see
+        `nbnn.profile`."""
         from nbnn.profile import profile
 
-        return profile(self, X, y, repeat=repeat)
+        return profile(self, X, y, update_rule=update_rule, repeat=repeat)
 
     # ---- keeping
 

@@ -221,7 +221,7 @@ def test_a_profile_names_each_node_and_changes_nothing(backend):
     profile = model.profile(x, y, repeat=3)
     forward = [f"{name} forward" for name, op in model.lowered.ops.items() if not op.merged]
     backward = [f"{s.node} {s.direction}" for s in model.lowered.backward if s.node != "loss"]
-    assert list(profile.parts) == ["input", *forward, "loss", *backward]
+    assert list(profile.parts) == ["input", *forward, "loss", *backward, "update"]
     assert all(ms > 0 for ms in profile.parts.values())
     assert (
         "conv2 to the weights" in str(profile)
