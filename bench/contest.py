@@ -17,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,24 +155,25 @@ def enter(child: Child, name: str, net: str, batch: int) -> Entry:
     return Entry(child, checked["first"], checked["losses"])
 
 
-def _long_enough(one: Child) -> tuple[int, float]:
+def long_enough(sample: Callable[[int], float]) -> tuple[int, float]:
     """How many steps make a sample, and the seconds of one of them. A first step alone says little: threads have slept
     and caches are cold, so it may take many times as long as those behind it."""
+    time.sleep(PAUSE)
+    sample(1)
     steps, enough = 0, 1
     while enough > 1.2 * steps:
         steps = enough
-        seconds = one.ask("sample", steps=steps)
+        seconds = sample(steps)
         enough = min(MOST, math.ceil(SAMPLE / seconds))
     return steps, seconds
 
 
 def sampled(children: Mapping[str, Child], options: Options) -> dict[str, float]:
     """Median seconds of a step of each, in turn."""
-    tried = {name: _long_enough(c) for name, c in children.items()}
-    steps = {name: found for name, (found, _) in tried.items()}
-    round_takes = sum(found * seconds + PAUSE for found, seconds in tried.values())
+    tried = {name: long_enough(lambda steps, c=c: c.ask("sample", steps=steps)) for name, c in children.items()}
+    round_takes = sum(steps * seconds + PAUSE for steps, seconds in tried.values())
     times = max(3, min(options.times, int(options.budget / round_takes)))
-    asked = {name: (lambda name=name, c=c: c.ask("sample", steps=steps[name])) for name, c in children.items()}
+    asked = {name: (lambda name=name, c=c: c.ask("sample", steps=tried[name][0])) for name, c in children.items()}
     return {name: statistics.median(taken) for name, taken in in_turn(asked, times, PAUSE).items()}
 
 

@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import tempfile
 
-from bench.contest import JAX, PAUSE, SAMPLE, Entry, Options, PeerError, child, enter, sampled, wrong_ones
+from bench.contest import JAX, PAUSE, Entry, Options, PeerError, child, enter, long_enough, sampled, wrong_ones
 from bench.nets import NETS
 from bench.report import Table, best, least, most, ratio, verdict
 from bench.timing import in_turn
@@ -108,8 +108,7 @@ def batches(options: Options) -> Table:
     with child(RUNNER, options) as one:
         try:
             one.ask("start", name="ours", net=net, batch=sizes[-1])
-            tried = {b: one.ask("sample", steps=1, batch=b) for b in sizes}
-            steps = {b: max(1, round(SAMPLE / seconds)) for b, seconds in tried.items()}
+            steps = {b: long_enough(lambda steps, b=b: one.ask("sample", steps=steps, batch=b))[0] for b in sizes}
             asked = {str(b): (lambda b=b: one.ask("sample", steps=steps[b], batch=b)) for b in sizes}
             taken = in_turn(asked, max(3, options.times // 3), PAUSE)
         except PeerError as problem:

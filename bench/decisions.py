@@ -50,10 +50,8 @@ def _loss_alone() -> Iterator[None]:
     """Nobody looks at the gradient. Room for lengths is left, so that all arrays lie where they lay."""
     gradients, train = codegen._gradients, codegen.train_text
 
-    def no_lengths(net: lower.Lowered, **options: Any) -> tuple[list[str], list[str]]:
-        return gradients(
-            replace(net, launches={k: tuple(map(_no_lengths, v)) for k, v in net.launches.items()}), **options
-        )
+    def no_lengths(net: lower.Lowered) -> list[str]:
+        return gradients(replace(net, launches={k: tuple(map(_no_lengths, v)) for k, v in net.launches.items()}))
 
     def unseen(engine: str) -> str:
         text = train(engine).replace("squares[:] = -1.0", "squares[:] = 0.0")

@@ -62,7 +62,7 @@ class OurLayer:
         numba.set_num_threads(threads)
         parts: dict[str, float] = {}
         for model in self.models:
-            parts = model.profile(self.x, self.y, repeat=repeat).parts | parts
+            parts = model.profile(self.x, self.y, update_rule="sgd", repeat=repeat).parts | parts
         found = {d: parts[f"{self.node} {d}"] for d in DIRECTIONS if f"{self.node} {d}" in parts}
         return found | ({"limit": limit.gflops()} if threads == 1 else {})
 

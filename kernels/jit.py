@@ -5,7 +5,7 @@
 
 A kernel is one jitted body that handles the items first .. last - 1; one that needs room of its own asks for its
 `worker` number as well. It is compiled once for each dtype, alone, and kept on disk. From Python it is called without
-first and last: `relu_forward(x, y)`; in a compiled step it is part of a launch (see `launch.py`).
+first and last: `relu_forward(x, y)`; in a compiled step it is part of a launch (see `tables.py`).
 """
 
 import ctypes

@@ -46,7 +46,7 @@ FUNCTIONS = ("predict", "gradients")
 
 def source_text(net: Lowered) -> str:
     """The module of one net."""
-    parts = [_head(net), _predict(net), _gradients(net)[0]]
+    parts = [_head(net), _predict(net), _gradients(net)]
     return "\n\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
@@ -88,9 +88,23 @@ def _imports(engine: str, names: Sequence[str] = (), more: Iterable[str] = ()) -
 
 
 def profiled_text(net: Lowered) -> tuple[str, list[str]]:
-    """A whole step of a net whose calls are apart, with a tick before each section and at the end; and their titles."""
-    lines, titles = _gradients(net, ticks=True)
-    return "\n".join([*_head(net, "update"), "tick = kernels.tick", "", "", *lines]) + "\n", titles
+    """`profiled`, a whole step of a net whose calls are apart: times[k] is when part k began, and behind the last part
+    when it ended. And the titles of the parts."""
+    writer = _Writer(net, ticks=True)
+    _write_gradients(writer)
+    writer.lines.append("    launch(update(rule, weights, settings, grads, params, m, v, squares, norms))")
+    writer.tick("end")
+    lines = [
+        *_head(net, "update"),
+        "tick = kernels.tick",
+        "",
+        "",
+        *_function("profiled", PROFILED, "A step; times learns when each of its parts begins.", "called"),
+        "    allow_threads(threads)",
+        "    squares[:] = -1.0  # no sum is known",
+        *writer.lines,
+    ]
+    return "\n".join(lines) + "\n", writer.titles[:-1]
 
 
 def _kernels(net: Lowered) -> list[str]:
@@ -127,7 +141,7 @@ class _Writer:
         self.titles: list[str] = []
         self.lines: list[str] = []
         self.names: dict[Form, str] = {}  # the variable that holds each view
-        self.taken = {*PROFILED, *TOOLS, *FUNCTIONS, *_kernels(net), "kernels", "tick", "update"}
+        self.taken = {*PROFILED, *TOOLS, *FUNCTIONS, *_kernels(net), "kernels", "profiled", "tick", "update"}
 
     def tick(self, title: str) -> None:
         if self.ticks:
@@ -237,29 +251,21 @@ def _predict(net: Lowered) -> list[str]:
     ]
 
 
-def _gradients(net: Lowered, *, ticks: bool = False) -> tuple[list[str], list[str]]:
-    """The function, and what lies between its ticks: then it is a step, of which the update is the last part."""
-    writer = _Writer(net, ticks=ticks)
+def _gradients(net: Lowered) -> list[str]:
+    writer = _Writer(net)
+    _write_gradients(writer)
+    doc = "Gather a minibatch, forward, loss into out[0], backward into grads; squares learns what is finite."
+    return [*_function("gradients", GRADIENTS, doc), "    allow_threads(threads)", *writer.lines]
+
+
+def _write_gradients(writer: _Writer) -> None:
+    """The lines of `gradients`; what it does about all of the loss and the gradient counts with the update."""
+    net = writer.net
     writer.launches(net.launches["gradients"])
     writer.tick("update")
     if net.graph.loss is not None:
         writer.lines += ["", "    out[0] = 0.0", "    launch(add_total(losses, 1.0 / n, out))"]
     _trust(writer)
-    if ticks:
-        writer.lines.insert(0, "    squares[:] = -1.0  # no sum is known")
-        writer.lines.append("    launch(update(rule, weights, settings, grads, params, m, v, squares, norms))")
-        writer.tick("end")
-    lines = [
-        *_function(
-            "gradients",
-            PROFILED if ticks else GRADIENTS,
-            "Gather a minibatch, forward, loss into out[0], backward into grads; squares learns what is finite.",
-            "called" if ticks else "compiled",
-        ),
-        "    allow_threads(threads)",
-        *writer.lines,
-    ]
-    return lines, writer.titles
 
 
 def _trust(writer: _Writer) -> None:

@@ -38,7 +38,8 @@ class Profile:
 
 
 def profile(model: Model, X: Any, y: Any, *, update_rule: str = "adam", repeat: int = 20) -> Profile:
-    """Take a step of no length with X as one minibatch `repeat` times; the model is left as it is."""
+    """Take a step of no length with X as one minibatch `repeat` times; the model is left as it is. (Where the gradient
+    is not finite the update ends at once, as in training.)"""
     repeat = positive(repeat, "repeat")
     twin = model.twin(apart=True)  # where calls go together, none has a time of its own
     text, titles = profiled_text(twin.lowered)
@@ -49,12 +50,12 @@ def profile(model: Model, X: Any, y: Any, *, update_rule: str = "adam", repeat: 
     update = memory.code, twin.lowered.decayed, memory.settings, memory.m, memory.v, np.zeros(1)
     parts = []
     for _ in range(repeat + 1):
-        times = np.zeros(len(titles), np.int64)
+        times = np.zeros(len(titles) + 1, np.int64)
         arguments = (*twin.gradient_arguments(X, y), *update, times)
-        step.compile("gradients", arguments)
+        step.compile("profiled", arguments)
         begun = time.perf_counter()
-        step("gradients", *arguments)
+        step("profiled", *arguments)
         seconds = time.perf_counter() - begun
         ticks = np.diff(times)
         parts.append(ticks * (seconds / ticks.sum() * 1e3))  # a tick has no unit: all of them are the time of the call
-    return Profile(dict(zip(titles, np.median(parts[1:], axis=0).tolist(), strict=False)))
+    return Profile(dict(zip(titles, np.median(parts[1:], axis=0).tolist(), strict=True)))

@@ -1131,7 +1131,11 @@ MOVES = [
     *gather("uint8", "into a frame", (3, 4, 5), halo=2),
     *gather("float32", "into dense pictures", (3, 5, 4), dense=True),
     *(case for dtype in CODES for case in gather(dtype, "into dense pictures of one channel", (1, 3, 37), dense=True)),
-    *(case for dtype in CODES for case in gather(dtype, "vectors of some registers", (53, 1, 1), vectors=True)),
+    *(
+        case
+        for dtype in CODES
+        for case in gather(dtype, "vectors of many registers", (2 * 64 + 21, 1, 1), vectors=True)
+    ),
     Case(
         "gather_labels",
         "in any order, some twice",

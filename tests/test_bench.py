@@ -85,6 +85,28 @@ class Made:
         pass
 
 
+@pytest.mark.parametrize(
+    "seconds, asked",
+    [
+        ([9.0, 0.7], [1, 1]),
+        ([0.12, 5e-3, 5e-3], [1, 1, 20]),
+        ([3e-3, 3e-3, 7e-4, 7e-4], [1, 1, 34, 143]),
+        ([1e-3, 1e-3, 1e-5], [1, 1, 100, 1000]),
+    ],
+    ids=["long steps", "a cold first one", "a cold second one", "tiny ones"],
+)
+def test_a_sample_has_as_many_steps_as_it_needs(monkeypatch, seconds, asked):
+    monkeypatch.setattr(contest, "PAUSE", 0.0)
+    questions, answers = [], iter([*seconds, *[seconds[-1]] * 9])
+
+    def sample(steps):
+        questions.append(steps)
+        return next(answers)
+
+    assert contest.long_enough(sample) == (asked[-1], seconds[-1])
+    assert questions == asked
+
+
 def rows_with(monkeypatch, table, options, **losses):
     made = iter(losses.values())
     monkeypatch.setattr(contest, "Child", lambda *a, **k: Made(next(made)))

@@ -38,7 +38,7 @@ from nbnn import (
 )
 from nbnn import lower as lowering
 from nbnn.buffers import held
-from nbnn.codegen import caller_text, train_text
+from nbnn.codegen import caller_text, profiled_text, train_text
 from nbnn.kernels import names
 from nbnn.kernels.constants import BLOCK
 from nbnn.kernels.engine import TOOLS, reference
@@ -120,6 +120,10 @@ def test_a_stage_reads_as_its_golden_text(name, stage, golden):
 def test_what_is_the_same_for_all_nets_reads_as_its_golden_text(golden):
     golden("caller", caller_text("float32"))
     golden("train", train_text("float32"))
+
+
+def test_a_profile_reads_as_its_golden_text(golden):
+    golden("chain.profile", profiled_text(lower(GRAPHS["chain"], dtype="float32", lanes=16, apart=True))[0])
 
 
 def test_without_stop_all_passes_run():

@@ -14,7 +14,7 @@ from nets import NETS, ROWS, data, graph_of_row
 from soak import times
 
 import nbnn
-from nbnn import Affine, BatchNorm, Conv, GlobalAvgPool, Graph, ReLU, Tanh, check
+from nbnn import Affine, BatchNorm, Conv, GlobalAvgPool, Graph, ReLU, Tanh, check, rules
 from nbnn.lower import lower
 from nbnn.ops import OPS
 
@@ -230,6 +230,23 @@ def test_a_profile_names_each_node_and_changes_nothing(backend):
     )
     assert "conv2 forward" in str(profile) and f"{profile.total:.3f}" in str(profile)
     assert before == {name: a.tobytes() for name, a in model.state_dict().items()}
+
+
+def test_a_profile_takes_any_rule_and_any_names():
+    names = ("rule", "m", "v", "norms", "update", "weights", "settings", "times", "tick", "profiled")
+    graph = Graph([Affine(3, name=name) for name in names], input=2, loss="svm")
+    model = nbnn.compile(graph, backend="numpy", seed=1)
+    x, y = np.ones((2, 2), np.float32), [0, 1]
+    found = model.train_steps(x, y, steps=2)
+    grads = {name: a.tobytes() for name, a in model.grads.items()}
+    for rule in rules.DEFAULTS:
+        assert "norms to the weights" in model.profile(x, y, update_rule=rule, repeat=1).parts
+    with pytest.raises(ValueError, match="there is no update rule 'adamm'; did you mean 'adam'"):
+        model.profile(x, y, update_rule="adamm")
+    assert grads == {name: a.tobytes() for name, a in model.grads.items()} and model.steps_taken == 2
+    again = nbnn.compile(graph, backend="numpy", seed=1)
+    steps = np.concatenate([found, model.train_steps(x, y, steps=2)])
+    assert np.array_equal(again.train_steps(x, y, steps=4), steps)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect is asked for with Linux's numbers")
