@@ -160,7 +160,10 @@ def start(options: Options) -> Table:
             "numba": statistics.median(w["numba"] for w in warm),
         }
         for name in peers[1:2] if options.quick else peers:
-            with child(RUNNER, options) as one:
+            with (
+                tempfile.TemporaryDirectory(dir=options.folder) as empty,
+                child(RUNNER, options, env={"TORCHINDUCTOR_CACHE_DIR": empty}) as one,
+            ):
                 try:
                     row[name] = one.ask("start", name=name, net=net, batch=_first_batch(net))["first"]
                 except PeerError as problem:

@@ -19,7 +19,7 @@ from numba import types
 from nbnn import cache, compiling
 from nbnn.kernels.jit import Space
 
-SHARE = 8  # bodies for which a helper is worth the second that it takes to start
+PER_HELPER = 8  # bodies for which one is worth the second that it takes to start
 FAREWELL = 5.0  # seconds that a helper has to end when all is compiled
 # The words of a cell, then for each argument how many axes it has, then the bytes of one of its numbers if it counts
 # for the cost of a launch
@@ -67,13 +67,13 @@ def _hardest_first(bodies):
 
 
 def send_for_help():
-    """Start helpers for the bodies that are waited for and not on disk: one for every `SHARE`, as far as cores go and
-    where none is at work already."""
+    """Start helpers for the bodies that are waited for and not on disk: one for every `PER_HELPER`, as far as cores go
+    and where none is at work already."""
     with compiling.one_at_a_time():
         _helpers[:] = [helper for helper in _helpers if helper.poll() is None]
         missing = [one for one in _waiting if not compiling.is_kept(f"{one[0].name}.{one[1]}")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = min(cores - 1, len(missing) // SHARE) if sys.executable and not _helpers else 0
+    wanted = min(cores - 1, len(missing) // PER_HELPER) if sys.executable and not _helpers else 0
     words = [f"{kernel.name}.{dtype}" for kernel, dtype in _hardest_first(missing)]
     root = pathlib.Path(cache.__file__).resolve().parent.parent
     program = f"""

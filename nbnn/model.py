@@ -325,12 +325,7 @@ class Model:
 
     def __deepcopy__(self, memo: dict) -> Model:
         """A model of its own: same graph, weights, statistics and number of steps; the rule's memory is empty."""
-        twin = Model(
-            self.graph, dtype=self.dtype, seed=self.seed, backend=self.backend, algorithm=self.algorithm, draw=False
-        )
-        twin.load_state_dict(self.state_dict())
-        twin.steps_taken = self.steps_taken
-        return twin
+        return self.twin()
 
     def __copy__(self) -> Model:
         return self.__deepcopy__({})

@@ -51,7 +51,7 @@ def test_helpers_compile_a_part_and_the_next_process_compiles_nothing(tmp_path):
     kept.give(tmp_path, GRAPH, MISSING)
     code = """
         compiled = []
-        bodies.SHARE = 3
+        bodies.PER_HELPER = 3
         locks = nbnn.cache.folder(nbnn.cache.fingerprint()) / "locks"
         before = set(locks.glob("*.float32.kept"))
         whole = jit.compiled_for
@@ -104,7 +104,7 @@ def test_a_start_from_disk_imports_nothing_that_only_compiling_needs(tmp_path):
 def test_without_helpers_one_process_does_it_all(broken, tmp_path):
     kept.give(tmp_path, GRAPH, MISSING)
     code = f"""
-        bodies.SHARE = 3
+        bodies.PER_HELPER = 3
         os.sched_getaffinity = lambda process: {{0, 1}}
         {broken}
         model = nbnn.compile(graph, seed=0)
@@ -158,7 +158,7 @@ def test_two_threads_that_compile_two_nets_do_not_wait_for_each_other(tmp_path):
     kept.give(tmp_path, GRAPH, MISSING)
     code = """
         import threading
-        bodies.SHARE = 3
+        bodies.PER_HELPER = 3
         os.sched_getaffinity = lambda process: {0, 1}
         found = []
         def work(units):
