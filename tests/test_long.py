@@ -21,7 +21,11 @@ STEPS = 200_000
 CALL = 200  # steps of a call
 WARM = 1000  # steps before anything is measured
 MOST_GROWTH = 2**20  # bytes
-MOST_DRIFT = 1.5  # machines are noisy; the median of many calls is not
+MOST_DRIFT = (
+    1.5  # machines are noisy, for seconds on end; the median of many calls, each beside a yardstick, is less so
+)
+SAME = np.linspace(-1, 1, 4096)
+ROOM = np.empty_like(SAME)
 NET = Graph([Affine(16), BatchNorm(), ReLU(), Dropout(0.2), Affine(3)], input=(10,), loss="softmax")
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -39,6 +43,13 @@ def resident() -> int:
         return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def yardstick() -> float:
+    """Seconds of work that is always the same: how fast the machine is at the moment."""
+    begun = time.perf_counter()
+    np.tanh(SAME, out=ROOM)
+    return time.perf_counter() - begun
+
+
 def drift(seconds: np.ndarray) -> float:
     """How many times as long the last tenth of the calls took as the first."""
     tenth = max(1, len(seconds) // 10)
@@ -51,8 +62,8 @@ def digest(model: nbnn.Model) -> str:
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()
 
 
-def report(growth: int, seconds: np.ndarray, **others: object) -> None:
-    sys.stdout.write(json.dumps({"growth": growth, "drift": drift(seconds), **others}))
+def report(growth: int, seconds: np.ndarray, yards: np.ndarray, **others: object) -> None:
+    sys.stdout.write(json.dumps({"growth": growth, "drift": drift(seconds / yards), **others}))
 
 
 def run_steps(steps: int, of_a_call: int, after: Callable[[], object] = lambda: None, nudge: int = 0) -> None:
@@ -61,26 +72,27 @@ def run_steps(steps: int, of_a_call: int, after: Callable[[], object] = lambda: 
     model = nbnn.compile(NET, seed=0)
     model.params["affine1.w"].reshape(-1)[:1].view(np.int32)[0] += nudge
     rng, before, losses = np.random.default_rng(1), 0, hashlib.sha256()
-    seconds = np.ones(steps // of_a_call)  # which must not grow itself
+    seconds, yards = np.ones((2, steps // of_a_call))  # which must not grow themselves
     for k in range(len(seconds)):
         rows = rng.integers(0, len(x), (of_a_call, 20))
         begun = time.perf_counter()
         found = model.train_steps(x, y, indices=rows, reg=1e-4, clip=5.0)
-        seconds[k] = time.perf_counter() - begun
+        seconds[k], yards[k] = time.perf_counter() - begun, yardstick()
         losses.update(found.tobytes())
         after()
         if (k + 1) * of_a_call == WARM:
             before = resident()
     assert model.steps_taken == steps
-    seconds = seconds[WARM // of_a_call :]
-    report(resident() - before, seconds, bits=digest(model) + losses.hexdigest(), step=np.median(seconds) / of_a_call)
+    growth, seconds, yards = resident() - before, seconds[WARM // of_a_call :], yards[WARM // of_a_call :]
+    step = np.median(seconds) / of_a_call
+    report(growth, seconds, yards, bits=digest(model) + losses.hexdigest(), step=step)
 
 
 def run_other_calls(calls: int) -> None:
     """What else is called over and over: losses, predictions, figures, and steps of all of X."""
     x, y = (a[:20] for a in data())
     model = nbnn.compile(NET, seed=0)
-    seconds, before = np.ones(calls), 0
+    (seconds, yards), before = np.ones((2, calls)), 0
     for k in range(calls):
         begun = time.perf_counter()
         model.loss(x, y, reg=1e-4)
@@ -88,17 +100,17 @@ def run_other_calls(calls: int) -> None:
         model.evaluate(x, y)
         model.predict_proba(x[:3])
         model.train_steps(x, y, steps=2, update_rule=("adam", "sgd")[k % 2])
-        seconds[k] = time.perf_counter() - begun
+        seconds[k], yards[k] = time.perf_counter() - begun, yardstick()
         if k == WARM:
             before = resident()
-    report(resident() - before, seconds[WARM:])
+    report(resident() - before, seconds[WARM:], yards[WARM:])
 
 
 def run_solver(steps: int) -> None:
     """The same through a Solver, an epoch of 1,000 steps at a time. The histories that it keeps do not count."""
     x, y = data()
     data_of_epochs = {"X_train": np.tile(x, (100, 1)), "y_train": np.tile(y, 100), "X_val": x, "y_val": y}
-    model, marks, before = nbnn.compile(NET, seed=0), [], 0
+    model, marks, yards, before = nbnn.compile(NET, seed=0), [], [], 0
     solver = nbnn.Solver(
         model, data_of_epochs, batch_size=20, num_epochs=steps // 1000, num_train_samples=200, verbose=False
     )
@@ -112,6 +124,7 @@ def run_solver(steps: int) -> None:
     def measured(*args: object, **options: object) -> float:
         nonlocal before
         marks.append(time.perf_counter())
+        yards.append(yardstick())
         if len(marks) == 10:  # accuracies are measured twice an epoch
             before = without_histories()
         return measure(*args, **options)
@@ -119,7 +132,7 @@ def run_solver(steps: int) -> None:
     solver.check_accuracy = measured
     solver.train()
     assert len(solver.loss_history) == steps
-    report(without_histories() - before, np.diff(marks[11::2]), bits=digest(model))
+    report(without_histories() - before, np.diff(marks[11::2]), np.array(yards[13::2]), bits=digest(model))
 
 
 def child(call: str) -> dict:
