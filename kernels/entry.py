@@ -96,7 +96,7 @@ class Entry:
         """The table of the kernel with these arguments, with the blocks of arrays behind it."""
         table = self._table()
         words, blocks, behind = [cell, 0, 1], [], ctypes.addressof(table) + 8 * (ARGUMENTS + self._count)
-        for kind, value in zip(self._kinds, values, strict=False):
+        for kind, value in zip(self._kinds[: self._count], values, strict=True):
             if isinstance(kind, tuple):
                 words.append(behind + 8 * len(blocks))
                 blocks += self._block(kind, value)

@@ -21,9 +21,7 @@ STEPS = 200_000
 CALL = 200  # steps of a call
 WARM = 1000  # steps before anything is measured
 MOST_GROWTH = 2**20  # bytes
-MOST_DRIFT = (
-    1.5  # machines are noisy, for seconds on end; the median of many calls, each beside a yardstick, is less so
-)
+MOST_DRIFT = 1.5  # machines are noisy; the median of many calls, each beside a yardstick, is less so
 SAME = np.linspace(-1, 1, 4096)
 ROOM = np.empty_like(SAME)
 NET = Graph([Affine(16), BatchNorm(), ReLU(), Dropout(0.2), Affine(3)], input=(10,), loss="softmax")
